@@ -1,0 +1,2 @@
+//! Measurements of a client's view: pauses, commits, steps.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The HTTP API: status, events, requests; server and client.

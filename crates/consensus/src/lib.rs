@@ -1,0 +1,1 @@
+//! Consensus on the voters: openraft and redb behind a small trait.

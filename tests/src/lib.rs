@@ -1,0 +1,1 @@
+//! Tests on real processes: clusters, networks, faults, a writer that logs what was acknowledged.
