@@ -3,10 +3,26 @@
 //! Pure code: no I/O, no async, no clock, no randomness. Time is passed in as a [`Moment`]. docs/protocol.md gives the
 //! safety argument; the tests drive these same functions through any order of messages, crashes and lost packets.
 
+mod command;
+mod controller;
+mod election;
+mod goal;
 mod ids;
+mod lease;
+mod report;
+mod state;
 mod sync;
 mod time;
+mod voter;
 
+pub use command::{Change, Command, Durability, Event, EventKind, Evidence, Member, Settings, Wish};
+pub use controller::{Controller, Heard};
+pub use election::{Verdict, elect, rule_for};
+pub use goal::{Condition, Goal, SyncSetting, goal, must_fence, sync_setting};
 pub use ids::{BadNodeName, Epoch, NodeName, Position};
+pub use lease::Lease;
+pub use report::{Copy, Database, Repair, Report, Seal};
+pub use state::{ClusterState, Held, Outcome, Reign};
 pub use sync::SyncRule;
 pub use time::Moment;
+pub use voter::{Grant, Voter, lease_for_holder, lease_for_voter};

@@ -1,0 +1,354 @@
+//! The controller: on the Raft leader, it looks at the whole state and names what to do next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::command::{Change, Durability, Evidence, Wish};
+use crate::election::{Verdict, elect, rule_for};
+use crate::report::{Copy, Database, Report};
+use crate::state::{ClusterState, Held, Reign};
+use crate::{Epoch, Moment, NodeName};
+
+/// A report older than this is no opinion. Five polls of 100 ms.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// How long a safe election waits for nodes that are about to report, so that they enter the first sync rule.
+const COMPANY: Duration = Duration::from_millis(150);
+
+/// An election that is still impossible after this raises an alarm.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// A switchover's target may lag by at most this, in bytes: one WAL segment, which crosses a network in about 0.1 s.
+const SWITCHOVER_LAG: u64 = 16 << 20;
+
+/// A switchover that has not stopped the primary after this is given up.
+const SWITCHOVER_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A report and when it came.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// What the node says.
+    pub report: Report,
+    /// When the answer arrived here.
+    pub at: Moment,
+}
+
+/// Decides. What it remembers between steps only delays decisions, never allows one: a new leader begins with none of it.
+#[derive(Debug, Default)]
+pub struct Controller {
+    vacant: Option<(Epoch, Moment)>,
+    safe: Option<(Epoch, Moment)>,
+    streamed: BTreeMap<NodeName, Moment>,
+    leaving: Option<(Epoch, Moment)>,
+}
+
+impl Controller {
+    /// What to propose next. Each change names the epoch that it was decided in, so one that comes late is refused.
+    pub fn step(&mut self, state: &ClusterState, heard: &BTreeMap<NodeName, Heard>, now: Moment) -> Vec<Change> {
+        if state.members.is_empty() {
+            return Vec::new();
+        }
+        let fresh: BTreeMap<NodeName, &Report> = heard
+            .iter()
+            .filter(|(name, h)| state.members.contains_key(*name) && now.since(h.at) < FRESH)
+            .map(|(name, h)| (name.clone(), &h.report))
+            .collect();
+        match &state.reign {
+            Reign::Vacant { .. } => self.fill(state, &fresh, now),
+            Reign::Held(held) => self.keep(state, held, &fresh, now),
+        }
+    }
+
+    /// The epoch is vacant: elect when it is safe.
+    fn fill(&mut self, state: &ClusterState, fresh: &BTreeMap<NodeName, &Report>, now: Moment) -> Vec<Change> {
+        if let Some(asked) = asked_failover(state, fresh) {
+            return vec![asked];
+        }
+        let floor = fresh.values().filter(|r| r.data == Copy::Complete).map(|r| r.floor).max().unwrap_or_default();
+        if floor >= state.epoch {
+            // The cluster's first epoch, or a copy that was adopted: the log's own numbering is already there.
+            if let Some(first) = begin(state, floor.next(), "a copy's log is numbered as far as this", None) {
+                return vec![first];
+            }
+        }
+        let since = remembered(&mut self.vacant, state.epoch, now);
+        match elect(state, fresh) {
+            Verdict::Elect { primary, rule, interim, evidence } => {
+                let safe_since = remembered(&mut self.safe, state.epoch, now);
+                let awaited = fresh.values().any(|r| is_about_to_seal(r, state.epoch));
+                if awaited && now.since(safe_since) < COMPANY {
+                    return Vec::new();
+                }
+                vec![Change::Elect { epoch: state.epoch, primary, rule, interim, evidence }]
+            }
+            Verdict::Wait(missing) => {
+                if now.since(since) < STUCK {
+                    return Vec::new();
+                }
+                let text = format!("no primary can be elected safely: {}", missing.join("; "));
+                alarm(state, "no-primary", text)
+            }
+        }
+    }
+
+    /// The epoch has a primary: is it well, does the sync rule fit, is something asked for?
+    fn keep(
+        &mut self,
+        state: &ClusterState,
+        held: &Held,
+        fresh: &BTreeMap<NodeName, &Report>,
+        now: Moment,
+    ) -> Vec<Change> {
+        if let Some(over) = ended(state, held, fresh) {
+            return vec![over];
+        }
+        let mut changes = Vec::new();
+        if held.opened && state.alarms.contains_key("no-primary") {
+            changes.push(Change::ClearAlarm { alarm: "no-primary".to_owned() });
+        }
+        let eligible = self.eligible(state, held, fresh, now);
+        if held.leaving.is_none() {
+            changes.extend(sync_rule(state, held, &eligible, fresh));
+        }
+        changes.extend(self.wish(state, held, &eligible, fresh, now));
+        changes
+    }
+
+    /// The standbys that may stand in the sync rule. One that has lost its stream stays for the grace.
+    fn eligible(
+        &mut self,
+        state: &ClusterState,
+        held: &Held,
+        fresh: &BTreeMap<NodeName, &Report>,
+        now: Moment,
+    ) -> BTreeSet<NodeName> {
+        let grace = Duration::from_millis(state.settings.grace_ms);
+        let mut eligible = BTreeSet::new();
+        for (name, member) in &state.members {
+            if *name == held.primary || !member.voter {
+                continue;
+            }
+            let report = fresh.get(name);
+            if report.is_some_and(|r| is_streaming(r, state.epoch)) {
+                self.streamed.insert(name.clone(), now);
+                eligible.insert(name.clone());
+                continue;
+            }
+            if report.is_some_and(|r| r.needs.is_some() || r.data != Copy::Complete) {
+                continue;
+            }
+            let last = *self.streamed.entry(name.clone()).or_insert(now);
+            if held.target().standbys.contains(name) && now.since(last) < grace {
+                eligible.insert(name.clone());
+            }
+        }
+        eligible
+    }
+
+    fn wish(
+        &mut self,
+        state: &ClusterState,
+        held: &Held,
+        eligible: &BTreeSet<NodeName>,
+        fresh: &BTreeMap<NodeName, &Report>,
+        now: Moment,
+    ) -> Vec<Change> {
+        let Some((number, wish)) = &state.wish else { return Vec::new() };
+        let refuse = |why: String| vec![Change::EndWish { number: *number, outcome: Err(why) }];
+        match wish {
+            Wish::Switchover { .. } if held.leaving.is_some() => {
+                let since = remembered(&mut self.leaving, state.epoch, now);
+                if now.since(since) < SWITCHOVER_PATIENCE {
+                    return Vec::new();
+                }
+                self.leaving = None;
+                refuse(format!("{} has not stopped within {SWITCHOVER_PATIENCE:?}; it goes on", held.primary))
+            }
+            Wish::Switchover { .. } if !held.opened => Vec::new(),
+            Wish::Switchover { to } => match switchover_target(state, to.as_ref(), eligible, fresh) {
+                Ok(target) => vec![Change::StartSwitchover { epoch: state.epoch, target }],
+                Err(why) => refuse(why),
+            },
+            Wish::Rebuild { node } => {
+                if *node == held.primary {
+                    return refuse(format!("{node} has become the primary"));
+                }
+                // The node ends the wish itself when its new copy is complete.
+                Vec::new()
+            }
+            Wish::Failover { .. } => Vec::new(),
+        }
+    }
+}
+
+/// The sync rule that fits the standbys, when it is another than the present one.
+fn sync_rule(
+    state: &ClusterState,
+    held: &Held,
+    eligible: &BTreeSet<NodeName>,
+    fresh: &BTreeMap<NodeName, &Report>,
+) -> Vec<Change> {
+    let target = held.target();
+    let rule = rule_for(state, held.primary.clone(), eligible.clone());
+    let short = eligible.len() < state.settings.acks;
+    let mut changes = Vec::new();
+    // Strict, and too few standbys: a smaller rule acknowledges nothing more, so the present one stays, unless one
+    // of its standbys has to be repaired, which needs the rule without it.
+    let someone_needs_repair =
+        target.standbys.iter().any(|n| fresh.get(n).is_some_and(|r| r.needs.is_some() || r.data != Copy::Complete));
+    let pointless = short && state.settings.durability == Durability::Strict && !someone_needs_repair;
+    if rule != *target && !pointless {
+        let because = explain(target.standbys.iter().collect(), eligible.iter().collect());
+        changes.push(Change::ChangeRule { epoch: state.epoch, rule, because });
+    }
+    match (short, state.alarms.contains_key("too-few-standbys")) {
+        (true, false) if held.opened => {
+            let text = match state.settings.durability {
+                Durability::Strict => "too few standbys: commits wait until one is back (durability = strict)",
+                Durability::Available => "too few standbys: commits are on the primary alone (durability = available)",
+            };
+            changes.extend(alarm(state, "too-few-standbys", text.to_owned()));
+        }
+        (false, true) => changes.push(Change::ClearAlarm { alarm: "too-few-standbys".to_owned() }),
+        _ => {}
+    }
+    changes
+}
+
+/// Why the epoch is over, if it is.
+fn ended(state: &ClusterState, held: &Held, fresh: &BTreeMap<NodeName, &Report>) -> Option<Change> {
+    let own = fresh.get(&held.primary);
+    if own.is_some_and(|r| r.yielded == Some(state.epoch)) {
+        return begin(state, state.epoch.next(), "switchover", held.leaving.clone());
+    }
+    if let Some((_, why)) = own.and_then(|r| r.failed.as_ref()).filter(|(epoch, _)| *epoch == state.epoch) {
+        return begin(state, state.epoch.next(), &format!("{} says: {why}", held.primary), held.leaving.clone());
+    }
+    if let Some(asked) = asked_failover(state, fresh) {
+        return Some(asked);
+    }
+    if held.opened && held.interim && heir(state, fresh).is_some() {
+        let because = format!("{} must not lead and has handed its data on", held.primary);
+        return begin(state, state.epoch.next(), &because, heir(state, fresh));
+    }
+    let suspect = Duration::from_millis(state.settings.suspect_ms);
+    let silent: Vec<&NodeName> = state
+        .voters()
+        .filter(|n| fresh.get(*n).is_some_and(|r| r.seen == state.epoch && r.silence >= suspect))
+        .collect();
+    if silent.len() < state.majority() {
+        return None;
+    }
+    let because = format!("{} is suspected: a majority of voters has not renewed its lease lately", held.primary);
+    begin(state, state.epoch.next(), &because, held.leaving.clone()).map(|c| with_evidence(c, evidence_of(fresh)))
+}
+
+/// A standby that may lead and has all that the interim primary has.
+fn heir(state: &ClusterState, fresh: &BTreeMap<NodeName, &Report>) -> Option<NodeName> {
+    let may = |n: &NodeName| state.members.get(n).is_some_and(|m| m.priority > 0);
+    let has_all = |r: &Report| is_streaming(r, state.epoch) && r.position.is_some_and(|p| p.epoch == state.epoch);
+    fresh.iter().find(|(n, r)| may(n) && has_all(r)).map(|(n, _)| n.clone())
+}
+
+/// Who is to follow in a switchover, or why it can't be now.
+fn switchover_target(
+    state: &ClusterState,
+    to: Option<&NodeName>,
+    eligible: &BTreeSet<NodeName>,
+    fresh: &BTreeMap<NodeName, &Report>,
+) -> Result<NodeName, String> {
+    let fit = |n: &NodeName| -> Result<u64, String> {
+        if state.members.get(n).is_none_or(|m| m.priority == 0) {
+            return Err(format!("{n} must not lead: its priority is 0"));
+        }
+        let report = fresh.get(n).filter(|_| eligible.contains(n));
+        let Some(report) = report.filter(|r| is_streaming(r, state.epoch)) else {
+            return Err(format!("{n} is not streaming from the primary"));
+        };
+        if report.replay_lag > SWITCHOVER_LAG {
+            return Err(format!("{n} has {} bytes to replay; at most {SWITCHOVER_LAG} are allowed", report.replay_lag));
+        }
+        Ok(report.replay_lag)
+    };
+    if let Some(to) = to {
+        return fit(to).map(|_| to.clone());
+    }
+    let best = eligible
+        .iter()
+        .filter_map(|n| fit(n).ok().map(|lag| (n, lag)))
+        .min_by_key(|(n, lag)| (std::cmp::Reverse(state.members.get(*n).map_or(0, |m| m.priority)), *lag));
+    best.map(|(n, _)| n.clone()).ok_or_else(|| "no standby is streaming, allowed to lead and close enough".to_owned())
+}
+
+fn is_streaming(report: &Report, epoch: Epoch) -> bool {
+    report.data == Copy::Complete
+        && report.needs.is_none()
+        && matches!(report.database, Database::Following { epoch: e, streaming: true } if e == epoch)
+}
+
+/// It runs and has not sealed: its report is a matter of milliseconds.
+fn is_about_to_seal(report: &Report, epoch: Epoch) -> bool {
+    let done = report.seal.is_some_and(|s| s.epoch == epoch && s.position.is_some() && s.lease_left.is_zero());
+    !done && report.data == Copy::Complete && matches!(report.database, Database::Following { .. } | Database::Sealed)
+}
+
+fn begin(state: &ClusterState, epoch: Epoch, because: &str, prefer: Option<NodeName>) -> Option<Change> {
+    (epoch > state.epoch).then(|| Change::BeginEpoch {
+        from: state.epoch,
+        epoch,
+        because: because.to_owned(),
+        prefer,
+        accept_loss: false,
+        evidence: Evidence::new(),
+    })
+}
+
+fn asked_failover(state: &ClusterState, fresh: &BTreeMap<NodeName, &Report>) -> Option<Change> {
+    let Some((_, Wish::Failover { to, accept_loss })) = &state.wish else { return None };
+    Some(Change::BeginEpoch {
+        from: state.epoch,
+        epoch: state.epoch.next(),
+        because: "an operator asks for a failover".to_owned(),
+        prefer: to.clone(),
+        accept_loss: *accept_loss,
+        evidence: evidence_of(fresh),
+    })
+}
+
+fn with_evidence(change: Change, new: Evidence) -> Change {
+    match change {
+        Change::BeginEpoch { from, epoch, because, prefer, accept_loss, .. } => {
+            Change::BeginEpoch { from, epoch, because, prefer, accept_loss, evidence: new }
+        }
+        other => other,
+    }
+}
+
+fn evidence_of(fresh: &BTreeMap<NodeName, &Report>) -> Evidence {
+    let about = |r: &Report| format!("{:?}, silent here for {:?}", r.database, r.silence);
+    fresh.iter().map(|(n, r)| (format!("report of {n}"), about(r))).collect()
+}
+
+fn alarm(state: &ClusterState, alarm: &str, text: String) -> Vec<Change> {
+    if state.alarms.get(alarm) == Some(&text) {
+        return Vec::new();
+    }
+    vec![Change::RaiseAlarm { alarm: alarm.to_owned(), text, evidence: Evidence::new() }]
+}
+
+/// Since when this has been so for this epoch, as far as this controller has seen.
+fn remembered(slot: &mut Option<(Epoch, Moment)>, epoch: Epoch, now: Moment) -> Moment {
+    match slot {
+        Some((of, since)) if *of == epoch => *since,
+        _ => {
+            *slot = Some((epoch, now));
+            now
+        }
+    }
+}
+
+fn explain(old: BTreeSet<&NodeName>, new: BTreeSet<&NodeName>) -> String {
+    let mut parts: Vec<String> = new.difference(&old).map(|n| format!("{n} streams")).collect();
+    parts.extend(old.difference(&new).map(|n| format!("{n} does not")));
+    parts.join(", ")
+}

@@ -1,0 +1,163 @@
+//! What a node does about the replicated state.
+
+use std::collections::BTreeSet;
+
+use crate::command::{Durability, Wish};
+use crate::report::{Copy, Repair};
+use crate::state::ClusterState;
+use crate::{Epoch, Moment, NodeName, SyncRule};
+
+/// What a node should be doing. It is a function of the state alone, so the first run, the retry after a crash and the
+/// repair are one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Nothing to run: there is no cluster yet, or no copy and nobody to copy from.
+    Rest(&'static str),
+    /// Make the first copy.
+    Bootstrap,
+    /// Promise the epoch, cut replication, report how far the data reaches.
+    Seal {
+        /// The promise.
+        epoch: Epoch,
+    },
+    /// Be the epoch's primary.
+    Lead {
+        /// Which epoch.
+        epoch: Epoch,
+        /// What the engine must wait for.
+        sync: SyncSetting,
+        /// The rule that this setting stands for.
+        rule: SyncRule,
+        /// A barrier has to pass: to open, or because the rule changes.
+        barrier: bool,
+        /// Drain and stop: a switchover has begun.
+        leave: bool,
+    },
+    /// Follow the epoch's primary.
+    Follow {
+        /// Which epoch.
+        epoch: Epoch,
+        /// Whom.
+        primary: NodeName,
+        /// The repair that may be done on the way.
+        repair: Option<Repair>,
+    },
+}
+
+/// What a commit waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncSetting {
+    /// For ever: nobody can acknowledge.
+    Wait,
+    /// For the primary's own disk.
+    Alone,
+    /// For standbys.
+    Any {
+        /// How many.
+        acks: usize,
+        /// Of which.
+        standbys: BTreeSet<NodeName>,
+    },
+}
+
+/// What of a node's own condition its goal depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition {
+    /// Its newest promise.
+    pub promised: Epoch,
+    /// Its copy.
+    pub data: Copy,
+    /// What the copy needs.
+    pub needs: Option<Repair>,
+}
+
+/// What `me` should be doing.
+#[must_use]
+pub fn goal(state: &ClusterState, me: &NodeName, condition: Condition) -> Goal {
+    if !state.members.contains_key(me) {
+        return Goal::Rest("no member of a cluster yet");
+    }
+    if condition.promised > state.epoch {
+        // It has promised an epoch that it has not heard the end of.
+        return Goal::Seal { epoch: condition.promised };
+    }
+    let Some(held) = state.held() else {
+        if state.is_virgin() && state.seed.as_ref() == Some(me) && condition.data == Copy::Missing {
+            return Goal::Bootstrap;
+        }
+        return Goal::Seal { epoch: state.epoch };
+    };
+    if held.primary == *me {
+        let rule = held.target().clone();
+        return Goal::Lead {
+            epoch: state.epoch,
+            sync: sync_setting(state, &rule),
+            barrier: !held.opened || !held.pending.is_empty(),
+            rule,
+            leave: held.leaving.is_some(),
+        };
+    }
+    Goal::Follow { epoch: state.epoch, primary: held.primary.clone(), repair: repair(state, me, condition) }
+}
+
+/// What the engine must wait for under a rule.
+#[must_use]
+pub fn sync_setting(state: &ClusterState, rule: &SyncRule) -> SyncSetting {
+    if !rule.standbys.is_empty() {
+        return SyncSetting::Any { acks: rule.acks, standbys: rule.standbys.clone() };
+    }
+    match state.settings.durability {
+        Durability::Available => SyncSetting::Alone,
+        Durability::Strict if state.settings.acks == 0 => SyncSetting::Alone,
+        Durability::Strict => SyncSetting::Wait,
+    }
+}
+
+/// The repair that a copy may undergo now.
+///
+/// A rewind works in place, so the copy proves nothing until it is done: only when no rule in force names this node. A
+/// rebuild goes into a fresh directory beside the old copy, which counts until the new one is complete.
+fn repair(state: &ClusterState, me: &NodeName, condition: Condition) -> Option<Repair> {
+    let asked = matches!(&state.wish, Some((_, Wish::Rebuild { node })) if node == me);
+    if asked || condition.data == Copy::Missing {
+        // A person asked, or there is nothing to lose: a pause does not stop that.
+        return Some(Repair::Rebuild);
+    }
+    if state.paused.is_some() {
+        return None;
+    }
+    if condition.data == Copy::Incomplete {
+        return Some(Repair::Rebuild);
+    }
+    let named = state.rules_in_force().iter().any(|r| r.nodes().any(|n| n == me));
+    match condition.needs? {
+        Repair::Rewind if named => None,
+        needed => Some(needed),
+    }
+}
+
+/// Why a database that runs as the primary of `serving` must stop at once, if it must.
+#[must_use]
+pub fn must_fence(
+    state: &ClusterState,
+    me: &NodeName,
+    promised: Epoch,
+    serving: Epoch,
+    lease_until: Option<Moment>,
+    now: Moment,
+) -> Option<String> {
+    if promised > serving {
+        return Some(format!("epoch {promised} is promised, and it is the primary of epoch {serving}"));
+    }
+    if state.epoch > serving {
+        return Some(format!("epoch {} has begun, and it is the primary of epoch {serving}", state.epoch));
+    }
+    if state.epoch == serving && state.held().is_some_and(|h| h.primary != *me) {
+        return Some(format!("another node is the primary of epoch {serving}"));
+    }
+    match lease_until {
+        Some(until) if now < until => None,
+        Some(until) => Some(format!("its lease ran out {:?} ago", now.since(until))),
+        None => Some("it holds no lease".to_owned()),
+    }
+}

@@ -1,0 +1,381 @@
+//! The replicated state: what consensus keeps, and how each command changes it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Change, Command, Event, EventKind, Evidence, Member, Settings, Wish};
+use crate::{Epoch, NodeName, SyncRule};
+
+/// How many of the latest events are kept in the state itself.
+const EVENTS_KEPT: usize = 1000;
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It holds now; a wish has this number.
+    Applied(u64),
+    /// It does not fit the state any more, or never did; nothing changed.
+    Refused(String),
+}
+
+/// The small state that every voter has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// The cluster's name; empty before [`Change::Create`].
+    pub cluster: String,
+    /// Its identity.
+    pub cluster_id: String,
+    /// `postgres`, …
+    pub engine: String,
+    /// How it behaves.
+    pub settings: Settings,
+    /// Its nodes.
+    pub members: BTreeMap<NodeName, Member>,
+    /// The node that has, or makes, the first copy of the data.
+    pub seed: Option<NodeName>,
+    /// The epoch that it is in.
+    pub epoch: Epoch,
+    /// Who holds it.
+    pub reign: Reign,
+    /// An epoch has had a primary.
+    pub begun: bool,
+    /// Rules of earlier epochs under which there may be acknowledged commits that this epoch's barrier has not yet
+    /// carried to its own rule.
+    pub guarding: Vec<SyncRule>,
+    /// Why automatic repair is paused.
+    pub paused: Option<String>,
+    /// What a person has asked for and has not ended.
+    pub wish: Option<(u64, Wish)>,
+    /// The number of the latest wish.
+    pub wishes: u64,
+    /// What a person should look at.
+    pub alarms: BTreeMap<String, String>,
+    /// The latest events, oldest first.
+    pub events: VecDeque<Event>,
+    /// The number of the latest event.
+    pub last_event: u64,
+}
+
+/// Who holds the epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reign {
+    /// Nobody yet: all seal.
+    Vacant {
+        /// Why the epoch began.
+        because: String,
+        /// Who should win among equals.
+        prefer: Option<NodeName>,
+        /// A person accepts that acknowledged data may be lost.
+        accept_loss: bool,
+    },
+    /// A primary.
+    Held(Held),
+}
+
+impl Default for Reign {
+    fn default() -> Self {
+        Self::Vacant { because: "the cluster is new".to_owned(), prefer: None, accept_loss: false }
+    }
+}
+
+/// An epoch with its primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The node.
+    pub primary: NodeName,
+    /// The rule that the engine is known to run, or began with.
+    pub rule: SyncRule,
+    /// Rules that it may run by now, oldest first; the last is the one that it should run.
+    pub pending: Vec<SyncRule>,
+    /// A commit has passed through the whole rule.
+    pub opened: bool,
+    /// It only hands its data on.
+    pub interim: bool,
+    /// It is leaving, to this node.
+    pub leaving: Option<NodeName>,
+}
+
+impl Held {
+    /// The rule that the engine should run.
+    #[must_use]
+    pub fn target(&self) -> &SyncRule {
+        self.pending.last().unwrap_or(&self.rule)
+    }
+}
+
+impl ClusterState {
+    /// The epoch's primary.
+    #[must_use]
+    pub fn primary(&self) -> Option<&NodeName> {
+        self.held().map(|h| &h.primary)
+    }
+
+    /// The epoch's holder.
+    #[must_use]
+    pub fn held(&self) -> Option<&Held> {
+        match &self.reign {
+            Reign::Held(h) => Some(h),
+            Reign::Vacant { .. } => None,
+        }
+    }
+
+    /// May clients write at the primary?
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.held().is_some_and(|h| h.opened && !h.interim)
+    }
+
+    /// The nodes that vote.
+    pub fn voters(&self) -> impl Iterator<Item = &NodeName> {
+        self.members.iter().filter(|(_, m)| m.voter).map(|(n, _)| n)
+    }
+
+    /// Has no epoch ever had a primary? Then the seed's copy, if it is missing, was never there.
+    #[must_use]
+    pub fn is_virgin(&self) -> bool {
+        !self.begun
+    }
+
+    /// How many voters a decision needs.
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        self.voters().count() / 2 + 1
+    }
+
+    /// Every rule under which a commit may have been acknowledged: a safe election is safe under all of them.
+    #[must_use]
+    pub fn rules_in_force(&self) -> BTreeSet<&SyncRule> {
+        let held = self.held().into_iter().flat_map(|h| std::iter::once(&h.rule).chain(&h.pending));
+        self.guarding.iter().chain(held).collect()
+    }
+
+    /// Changes the state. The same commands in the same order give the same state on every node.
+    pub fn apply(&mut self, command: &Command) -> Outcome {
+        match self.change(&command.change) {
+            Ok(None) => Outcome::Applied(self.wishes),
+            Ok(Some(story)) => {
+                self.tell(command, story);
+                Outcome::Applied(self.wishes)
+            }
+            Err(why) => Outcome::Refused(why),
+        }
+    }
+
+    fn change(&mut self, change: &Change) -> Result<Option<Story>, String> {
+        match change {
+            Change::Create { cluster, cluster_id, engine, settings, members, seed } => {
+                if !self.members.is_empty() {
+                    return Err("the cluster exists".to_owned());
+                }
+                if !members.contains_key(seed) {
+                    return Err(format!("the seed {seed} is no member"));
+                }
+                self.cluster.clone_from(cluster);
+                self.cluster_id.clone_from(cluster_id);
+                self.engine.clone_from(engine);
+                self.settings.clone_from(settings);
+                self.members.clone_from(members);
+                self.seed = Some(seed.clone());
+                self.guarding = vec![SyncRule::alone(seed.clone())];
+                story(EventKind::Creation, format!("cluster {cluster} created; {seed} has the first copy"))
+            }
+            Change::BeginEpoch { from, epoch, because, prefer, accept_loss, evidence } => {
+                if *from != self.epoch || epoch <= from {
+                    return Err(format!("epoch {} is in force, not {from}", self.epoch));
+                }
+                self.guarding = self.rules_in_force().into_iter().cloned().collect();
+                self.epoch = *epoch;
+                if matches!(self.wish, Some((_, Wish::Switchover { .. } | Wish::Failover { .. }))) {
+                    // This epoch is what was asked for, or has overtaken it.
+                    self.wish = None;
+                }
+                self.reign =
+                    Reign::Vacant { because: because.clone(), prefer: prefer.clone(), accept_loss: *accept_loss };
+                with(EventKind::Failover, format!("epoch {epoch} begins: {because}"), evidence)
+            }
+            Change::Elect { epoch, primary, rule, interim, evidence } => {
+                self.current(*epoch)?;
+                if self.held().is_some() {
+                    return Err(format!("epoch {epoch} has its primary"));
+                }
+                if !self.members.contains_key(primary) || rule.primary != *primary {
+                    return Err(format!("{primary} can't lead with this rule"));
+                }
+                self.begun = true;
+                self.reign = Reign::Held(Held {
+                    primary: primary.clone(),
+                    rule: rule.clone(),
+                    pending: Vec::new(),
+                    opened: false,
+                    interim: *interim,
+                    leaving: None,
+                });
+                let what = if *interim { "hands its data on (priority 0)" } else { "is primary" };
+                with(EventKind::Failover, format!("{primary} {what} in epoch {epoch}"), evidence)
+            }
+            Change::BarrierPassed { epoch } => {
+                self.current(*epoch)?;
+                let held = self.held_mut()?;
+                if held.opened {
+                    return Ok(None);
+                }
+                held.opened = true;
+                let text = format!("{} is open: a commit passed through the whole sync rule", held.primary);
+                self.guarding.clear();
+                story(EventKind::Availability, text)
+            }
+            Change::ChangeRule { epoch, rule, because } => {
+                self.current(*epoch)?;
+                let known: BTreeSet<&NodeName> = self.members.keys().collect();
+                if let Some(stranger) = rule.nodes().find(|n| !known.contains(n)) {
+                    return Err(format!("{stranger} is no member"));
+                }
+                let held = self.held_mut()?;
+                if rule.primary != held.primary || rule == held.target() {
+                    return Err("nothing to change".to_owned());
+                }
+                held.pending.push(rule.clone());
+                story(EventKind::ConfigurationChange, format!("sync rule to become {}: {because}", describe(rule)))
+            }
+            Change::RuleRuns { epoch, rule } => {
+                self.current(*epoch)?;
+                let held = self.held_mut()?;
+                if held.pending.last() != Some(rule) {
+                    return Err("another rule is to run".to_owned());
+                }
+                held.rule = rule.clone();
+                held.pending.clear();
+                story(EventKind::ConfigurationChange, format!("sync rule is {}", describe(rule)))
+            }
+            Change::Ask(wish) => self.ask(wish),
+            Change::StartSwitchover { epoch, target } => {
+                self.current(*epoch)?;
+                let held = self.held_mut()?;
+                if held.leaving.is_some() {
+                    return Err("it is leaving".to_owned());
+                }
+                held.leaving = Some(target.clone());
+                story(EventKind::Failover, format!("switchover from {} to {target} starts", held.primary))
+            }
+            Change::EndWish { number, outcome } => {
+                if self.wish.as_ref().map(|(n, _)| n) != Some(number) {
+                    return Err("it has ended".to_owned());
+                }
+                self.wish = None;
+                if let Reign::Held(h) = &mut self.reign {
+                    h.leaving = None;
+                }
+                match outcome {
+                    Ok(()) => story(EventKind::Notification, format!("request {number} is done")),
+                    Err(why) => story(EventKind::Notification, format!("request {number} ended without effect: {why}")),
+                }
+            }
+            Change::Pause { reason } => {
+                self.paused = Some(reason.clone());
+                story(EventKind::Notification, format!("automatic repair is paused: {reason}"))
+            }
+            Change::Resume => {
+                self.paused.take().ok_or("it is not paused")?;
+                story(EventKind::Notification, "automatic repair goes on".to_owned())
+            }
+            Change::RaiseAlarm { alarm, text, evidence } => {
+                if self.alarms.get(alarm) == Some(text) {
+                    return Ok(None);
+                }
+                self.alarms.insert(alarm.clone(), text.clone());
+                with(EventKind::Failure, text.clone(), evidence)
+            }
+            Change::ClearAlarm { alarm } => {
+                let text = self.alarms.remove(alarm).ok_or("there is no such alarm")?;
+                story(EventKind::Notification, format!("over: {text}"))
+            }
+            Change::Tell { kind, text, evidence } => with(*kind, text.clone(), evidence),
+        }
+    }
+
+    fn ask(&mut self, wish: &Wish) -> Result<Option<Story>, String> {
+        if let Some((number, _)) = &self.wish
+            && !matches!(wish, Wish::Failover { .. })
+        {
+            return Err(format!("request {number} has not ended yet"));
+        }
+        let node = match wish {
+            Wish::Switchover { to } | Wish::Failover { to, .. } => to.as_ref(),
+            Wish::Rebuild { node } => Some(node),
+        };
+        if let Some(stranger) = node.filter(|n| !self.members.contains_key(n)) {
+            return Err(format!("{stranger} is no member"));
+        }
+        if let Wish::Switchover { to: Some(to) } = wish
+            && self.primary() == Some(to)
+        {
+            return Err(format!("{to} is the primary"));
+        }
+        if let Wish::Rebuild { node } = wish
+            && self.primary() == Some(node)
+        {
+            return Err(format!("{node} is the primary; switch over first"));
+        }
+        self.wishes += 1;
+        self.wish = Some((self.wishes, wish.clone()));
+        story(EventKind::Notification, format!("request {}: {}", self.wishes, describe_wish(wish)))
+    }
+
+    fn current(&self, epoch: Epoch) -> Result<(), String> {
+        if epoch == self.epoch { Ok(()) } else { Err(format!("epoch {} is in force, not {epoch}", self.epoch)) }
+    }
+
+    fn held_mut(&mut self) -> Result<&mut Held, String> {
+        match &mut self.reign {
+            Reign::Held(h) => Ok(h),
+            Reign::Vacant { .. } => Err("the epoch has no primary".to_owned()),
+        }
+    }
+
+    fn tell(&mut self, command: &Command, (kind, text, evidence): Story) {
+        self.last_event += 1;
+        self.events.push_back(Event {
+            number: self.last_event,
+            at_ms: command.at_ms,
+            kind,
+            epoch: self.epoch,
+            node: command.by.clone(),
+            text,
+            evidence,
+        });
+        while self.events.len() > EVENTS_KEPT {
+            self.events.pop_front();
+        }
+    }
+}
+
+type Story = (EventKind, String, Evidence);
+
+#[expect(clippy::unnecessary_wraps, reason = "each arm of `change` ends with it")]
+fn story(kind: EventKind, text: String) -> Result<Option<Story>, String> {
+    Ok(Some((kind, text, Evidence::new())))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "each arm of `change` ends with it")]
+fn with(kind: EventKind, text: String, evidence: &Evidence) -> Result<Option<Story>, String> {
+    Ok(Some((kind, text, evidence.clone())))
+}
+
+fn describe(rule: &SyncRule) -> String {
+    if rule.standbys.is_empty() {
+        return format!("{} alone", rule.primary);
+    }
+    let names: Vec<&str> = rule.standbys.iter().map(NodeName::as_str).collect();
+    format!("{} of ({})", rule.acks, names.join(", "))
+}
+
+fn describe_wish(wish: &Wish) -> String {
+    let to = |to: &Option<NodeName>| to.as_ref().map(|n| format!(" to {n}")).unwrap_or_default();
+    match wish {
+        Wish::Switchover { to: t } => format!("switchover{}", to(t)),
+        Wish::Failover { to: t, accept_loss: false } => format!("failover{}", to(t)),
+        Wish::Failover { to: t, accept_loss: true } => format!("failover{} that accepts data loss", to(t)),
+        Wish::Rebuild { node } => format!("rebuild {node}"),
+    }
+}
