@@ -1,2 +1,73 @@
 //! Measurements of a client's view: pauses, commits, steps.
-fn main() {}
+//!
+//! Every measurement runs real agents of the same build in network namespaces of its own, prints a table, and keeps it in
+//! bench/results/ with a description of the machine. Nothing here is a test: no figure makes it fail.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a measurement that can't go on ends, and says where"
+)]
+
+mod commits;
+mod faults;
+mod idle;
+mod machine;
+mod plain;
+mod probe;
+mod results;
+mod statistics;
+mod steps;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::results::Results;
+
+#[derive(Parser)]
+#[command(about = "Measurements of a client's view: pauses, commits, steps.")]
+struct Arguments {
+    /// Where the results are kept.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
+    results: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Writes through one endpoint, and prints what a client saw, as one JSON object.
+    Probe(probe::Arguments),
+    /// How long writes pause: node lost, network cut, postmaster killed, switchover, leader of consensus lost.
+    Faults(faults::Arguments),
+    /// Commits and reads through the endpoint, and without it.
+    Commits(commits::Arguments),
+    /// What an idle agent costs.
+    Idle(idle::Arguments),
+    /// What a step of the controller costs, with 7 nodes.
+    Steps,
+    /// All of them.
+    All,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut results = Results::open(&arguments.results)?;
+    match arguments.command {
+        Command::Probe(a) => return probe::run(a),
+        Command::Faults(a) => faults::run(&a, &mut results)?,
+        Command::Commits(a) => commits::run(&a, &mut results)?,
+        Command::Idle(a) => idle::run(&a, &mut results)?,
+        Command::Steps => steps::run(&mut results)?,
+        Command::All => {
+            steps::run(&mut results)?;
+            idle::run(&idle::Arguments::default(), &mut results)?;
+            commits::run(&commits::Arguments::default(), &mut results)?;
+            faults::run(&faults::Arguments::default(), &mut results)?;
+        }
+    }
+    println!("kept in {}", results.markdown().display());
+    Ok(())
+}

@@ -38,6 +38,17 @@ pub enum Change {
         /// The node that has the first copy of the data.
         seed: NodeName,
     },
+    /// A person has given up the majority of the voters: a new consensus group begins with this state, and with the
+    /// proposer as its only voter. Proposed once, by that node, as the group's first command.
+    Reform {
+        /// The state as that node last had it.
+        state: Box<crate::ClusterState>,
+    },
+    /// A member gets its vote back: it has joined the group that was reformed.
+    Readmit {
+        /// Which.
+        node: NodeName,
+    },
     /// The epoch before is over; all seal.
     BeginEpoch {
         /// The epoch that the proposer saw.
@@ -86,6 +97,9 @@ pub enum Change {
         epoch: Epoch,
         /// The rule that runs.
         rule: SyncRule,
+        /// [`Held::changes`](crate::Held::changes) as the proposer saw it while the engine ran this rule and no other: a
+        /// proposal that was long on its way must not end a later change that happens to lead to the same rule.
+        number: u64,
     },
     /// A person (or the console) asks for something.
     Ask(Wish),

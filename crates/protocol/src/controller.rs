@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::command::{Change, Durability, Evidence, Wish};
 use crate::election::{Verdict, elect, rule_for};
-use crate::report::{Copy, Database, Report};
+use crate::report::{Copy, Database, Repair, Report};
 use crate::state::{ClusterState, Held, Reign};
 use crate::{Epoch, Moment, NodeName};
 
@@ -17,6 +17,14 @@ const COMPANY: Duration = Duration::from_millis(150);
 
 /// An election that is still impossible after this raises an alarm.
 const STUCK: Duration = Duration::from_secs(5);
+
+/// A barrier that has not passed after this raises an alarm, and allows a rebuild where a rewind is forbidden: long enough
+/// for a standby that was only restarting to come back.
+const CLOSED: Duration = Duration::from_secs(30);
+
+/// The alarm that an epoch has a primary and its open barrier does not pass. It also allows a node to rebuild its copy
+/// that must not rewind it, because the copy is evidence (see [`goal`](crate::goal())).
+pub(crate) const NOT_OPEN: &str = "not-open";
 
 /// A switchover's target may lag by at most this, in bytes: one WAL segment, which crosses a network in about 0.1 s.
 const SWITCHOVER_LAG: u64 = 16 << 20;
@@ -38,8 +46,10 @@ pub struct Heard {
 pub struct Controller {
     vacant: Option<(Epoch, Moment)>,
     safe: Option<(Epoch, Moment)>,
-    streamed: BTreeMap<NodeName, Moment>,
+    /// When each standby last streamed, in this epoch: its grace begins anew with each primary.
+    streamed: (Epoch, BTreeMap<NodeName, Moment>),
     leaving: Option<(Epoch, Moment)>,
+    closed: Option<(Epoch, Moment)>,
 }
 
 impl Controller {
@@ -106,12 +116,26 @@ impl Controller {
         if held.opened && state.alarms.contains_key("no-primary") {
             changes.push(Change::ClearAlarm { alarm: "no-primary".to_owned() });
         }
+        changes.extend(self.closed(state, held, now));
         let eligible = self.eligible(state, held, fresh, now);
         if held.leaving.is_none() {
             changes.extend(sync_rule(state, held, &eligible, fresh));
         }
         changes.extend(self.wish(state, held, &eligible, fresh, now));
         changes
+    }
+
+    /// The alarm about a barrier that does not pass.
+    fn closed(&mut self, state: &ClusterState, held: &Held, now: Moment) -> Vec<Change> {
+        if held.opened {
+            let raised = state.alarms.contains_key(NOT_OPEN);
+            return raised.then(|| Change::ClearAlarm { alarm: NOT_OPEN.to_owned() }).into_iter().collect();
+        }
+        if now.since(remembered(&mut self.closed, state.epoch, now)) < CLOSED {
+            return Vec::new();
+        }
+        let text = format!("no commit passes through the sync rule of epoch {}: {} stays closed", state.epoch, held.primary);
+        alarm(state, NOT_OPEN, text)
     }
 
     /// The standbys that may stand in the sync rule. One that has lost its stream stays for the grace.
@@ -123,6 +147,9 @@ impl Controller {
         now: Moment,
     ) -> BTreeSet<NodeName> {
         let grace = Duration::from_millis(state.settings.grace_ms);
+        if self.streamed.0 != state.epoch {
+            self.streamed = (state.epoch, BTreeMap::new());
+        }
         let mut eligible = BTreeSet::new();
         for (name, member) in &state.members {
             if *name == held.primary || !member.voter {
@@ -130,14 +157,14 @@ impl Controller {
             }
             let report = fresh.get(name);
             if report.is_some_and(|r| is_streaming(r, state.epoch)) {
-                self.streamed.insert(name.clone(), now);
+                self.streamed.1.insert(name.clone(), now);
                 eligible.insert(name.clone());
                 continue;
             }
             if report.is_some_and(|r| r.needs.is_some() || r.data != Copy::Complete) {
                 continue;
             }
-            let last = *self.streamed.entry(name.clone()).or_insert(now);
+            let last = *self.streamed.1.entry(name.clone()).or_insert(now);
             if held.target().standbys.contains(name) && now.since(last) < grace {
                 eligible.insert(name.clone());
             }
@@ -192,12 +219,14 @@ fn sync_rule(
     let rule = rule_for(state, held.primary.clone(), eligible.clone());
     let short = eligible.len() < state.settings.acks;
     let mut changes = Vec::new();
-    // Strict, and too few standbys: a smaller rule acknowledges nothing more, so the present one stays, unless one
-    // of its standbys has to be repaired, which needs the rule without it.
-    let someone_needs_repair =
-        target.standbys.iter().any(|n| fresh.get(n).is_some_and(|r| r.needs.is_some() || r.data != Copy::Complete));
-    let pointless = short && state.settings.durability == Durability::Strict && !someone_needs_repair;
-    if rule != *target && !pointless {
+    // Strict, and too few standbys: a smaller rule acknowledges nothing more, and makes the primary the only proof of what
+    // was. So the present one stays, unless a standby's copy has to be rewound, which needs the rule without it.
+    let someone_rewinds = target.standbys.iter().any(|n| fresh.get(n).is_some_and(|r| waits_for_rewind(r)));
+    let pointless = short && state.settings.durability == Durability::Strict && !someone_rewinds;
+    // Nor is anything changed for a primary that is not known to be there: it would bind an election, and help nobody.
+    let leads = |r: &&&Report| r.database == Database::Primary { epoch: state.epoch };
+    let is_there = fresh.get(&held.primary).filter(leads).is_some();
+    if rule != *target && !pointless && is_there {
         let because = explain(target.standbys.iter().collect(), eligible.iter().collect());
         changes.push(Change::ChangeRule { epoch: state.epoch, rule, because });
     }
@@ -231,6 +260,9 @@ fn ended(state: &ClusterState, held: &Held, fresh: &BTreeMap<NodeName, &Report>)
         let because = format!("{} must not lead and has handed its data on", held.primary);
         return begin(state, state.epoch.next(), &because, heir(state, fresh));
     }
+    if held.opened && held.leaving.is_none() && are_voters_new(state, held, fresh) {
+        return begin(state, state.epoch.next(), "the voters have changed", Some(held.primary.clone()));
+    }
     let suspect = Duration::from_millis(state.settings.suspect_ms);
     let silent: Vec<&NodeName> = state
         .voters()
@@ -241,6 +273,14 @@ fn ended(state: &ClusterState, held: &Held, fresh: &BTreeMap<NodeName, &Report>)
     }
     let because = format!("{} is suspected: a majority of voters has not renewed its lease lately", held.primary);
     begin(state, state.epoch.next(), &because, held.leaving.clone()).map(|c| with_evidence(c, evidence_of(fresh)))
+}
+
+/// Are there voters who count only from the next epoch on, and are all of them well?
+fn are_voters_new(state: &ClusterState, held: &Held, fresh: &BTreeMap<NodeName, &Report>) -> bool {
+    let now: BTreeSet<&NodeName> = state.voters().collect();
+    let then: BTreeSet<&NodeName> = state.voters_to_be().collect();
+    let well = |n: &NodeName| *n == held.primary || fresh.get(n).is_some_and(|r| is_streaming(r, state.epoch));
+    now != then && then.iter().all(|n| well(n))
 }
 
 /// A standby that may lead and has all that the interim primary has.
@@ -284,6 +324,12 @@ fn is_streaming(report: &Report, epoch: Epoch) -> bool {
     report.data == Copy::Complete
         && report.needs.is_none()
         && matches!(report.database, Database::Following { epoch: e, streaming: true } if e == epoch)
+}
+
+/// A whole copy that has to lose its end before it can follow. (A lost or half-made one proves nothing, and is rebuilt
+/// beside what is there: that needs no change of the rule.)
+fn waits_for_rewind(report: &Report) -> bool {
+    report.data == Copy::Complete && report.needs == Some(Repair::Rewind)
 }
 
 /// It runs and has not sealed: its report is a matter of milliseconds.

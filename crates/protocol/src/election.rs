@@ -68,14 +68,16 @@ pub fn elect(state: &ClusterState, reports: &BTreeMap<NodeName, &Report>) -> Ver
     let Some(primary) = best.cloned() else { return Verdict::Wait(missing) };
     let may_lead = |n: &NodeName| state.members.get(n).is_some_and(|m| m.priority > 0);
     let interim = !may_lead(&primary);
-    if interim && !names.iter().any(may_lead) {
+    // The other may have no copy yet: then it gets one from the interim primary, and leads after that.
+    if interim && !reports.keys().any(may_lead) {
         missing.push(format!("{primary} has the data but must not lead (priority 0), and no other node is there"));
     }
     if !missing.is_empty() {
         return Verdict::Wait(missing);
     }
 
-    let standbys: BTreeSet<NodeName> = names.iter().filter(|n| **n != primary).cloned().collect();
+    let votes = |n: &NodeName| state.members.get(n).is_some_and(|m| m.voter);
+    let standbys: BTreeSet<NodeName> = names.iter().filter(|n| **n != primary && votes(n)).cloned().collect();
     let rule = rule_for(state, primary.clone(), standbys);
     let mut evidence: Evidence = sealed.iter().map(|(n, p)| (format!("position of {n}"), format!("{p:?}"))).collect();
     evidence.insert("sealed voters".to_owned(), promised.to_string());
@@ -95,7 +97,7 @@ pub fn rule_for(state: &ClusterState, primary: NodeName, standbys: BTreeSet<Node
         Durability::Strict => state.settings.acks,
         Durability::Available => state.settings.acks.min(standbys.len()),
     };
-    if standbys.is_empty() || standbys.len() < acks {
+    if acks == 0 || standbys.len() < acks {
         return SyncRule::alone(primary);
     }
     SyncRule { primary, standbys, acks }
@@ -108,7 +110,7 @@ fn has_promised(report: &Report, epoch: Epoch) -> bool {
 /// The nodes whose data counts, with how far it reaches.
 fn sealed_positions(state: &ClusterState, reports: &BTreeMap<NodeName, &Report>) -> BTreeMap<NodeName, Position> {
     let counts = |(name, report): (&NodeName, &&Report)| {
-        let seal = report.seal.filter(|s| s.epoch == state.epoch)?;
+        let seal = report.seal.filter(|s| s.epoch == state.epoch && report.promised >= state.epoch)?;
         let complete = report.data == Copy::Complete && state.members.contains_key(name);
         complete.then_some((name.clone(), seal.position?))
     };

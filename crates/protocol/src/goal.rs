@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::command::{Durability, Wish};
+use crate::controller::NOT_OPEN;
 use crate::report::{Copy, Repair};
 use crate::state::ClusterState;
 use crate::{Epoch, Moment, NodeName, SyncRule};
@@ -28,18 +29,21 @@ pub enum Goal {
         sync: SyncSetting,
         /// The rule that this setting stands for.
         rule: SyncRule,
-        /// A barrier has to pass: to open, or because the rule changes.
+        /// A barrier has to pass: to open, or because the rule changes. It begins after the engine has taken over
+        /// `sync`; one that was under way before proves nothing about it.
         barrier: bool,
         /// Drain and stop: a switchover has begun.
         leave: bool,
     },
-    /// Follow the epoch's primary.
+    /// Follow the epoch's primary. Its promise comes first, as in a seal: a node that has followed an epoch and starts again
+    /// with an older view of the state must neither follow an older primary nor repair its copy to suit one.
     Follow {
         /// Which epoch.
         epoch: Epoch,
         /// Whom.
         primary: NodeName,
-        /// The repair that may be done on the way.
+        /// The repair that may be done on the way. While a rebuild runs the old copy takes nothing more: what it
+        /// acknowledged after the new copy was read would be gone when the new one takes its place.
         repair: Option<Repair>,
     },
 }
@@ -131,7 +135,11 @@ fn repair(state: &ClusterState, me: &NodeName, condition: Condition) -> Option<R
     }
     let named = state.rules_in_force().iter().any(|r| r.nodes().any(|n| n == me));
     match condition.needs? {
-        Repair::Rewind if named => None,
+        Repair::Rewind if named => {
+            // The barrier that would let go of it waits for this very copy: nothing else is left to acknowledge.
+            let stuck = state.held().is_some_and(|h| !h.opened) && state.alarms.contains_key(NOT_OPEN);
+            stuck.then_some(Repair::Rebuild)
+        }
         needed => Some(needed),
     }
 }

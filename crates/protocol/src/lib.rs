@@ -22,7 +22,7 @@ pub use goal::{Condition, Goal, SyncSetting, goal, must_fence, sync_setting};
 pub use ids::{BadNodeName, Epoch, NodeName, Position};
 pub use lease::Lease;
 pub use report::{Copy, Database, Repair, Report, Seal};
-pub use state::{ClusterState, Held, Outcome, Reign};
+pub use state::{Asked, ClusterState, Held, Outcome, Reign};
 pub use sync::SyncRule;
 pub use time::Moment;
 pub use voter::{Grant, Voter, lease_for_holder, lease_for_voter};

@@ -10,6 +10,9 @@ use crate::{Epoch, NodeName, SyncRule};
 /// How many of the latest events are kept in the state itself.
 const EVENTS_KEPT: usize = 1000;
 
+/// How many of the latest wishes are.
+const WISHES_KEPT: usize = 20;
+
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -28,10 +31,17 @@ pub struct ClusterState {
     pub cluster_id: String,
     /// `postgres`, …
     pub engine: String,
+    /// How often its consensus group was reformed by a person. Of two groups, the one with the smaller number is over.
+    pub generation: u64,
     /// How it behaves.
     pub settings: Settings,
     /// Its nodes.
     pub members: BTreeMap<NodeName, Member>,
+    /// The nodes that voted when the present epoch got its primary: they grant its lease, and their promises end it, so a
+    /// change of the voters waits for the next epoch. (A primary that counts a majority of the voters before, and an election
+    /// that counts one of those after, need not meet.) Empty: those that vote now.
+    #[serde(default)]
+    pub electorate: BTreeSet<NodeName>,
     /// The node that has, or makes, the first copy of the data.
     pub seed: Option<NodeName>,
     /// The epoch that it is in.
@@ -49,12 +59,25 @@ pub struct ClusterState {
     pub wish: Option<(u64, Wish)>,
     /// The number of the latest wish.
     pub wishes: u64,
+    /// The latest wishes and what became of them, oldest first.
+    pub asked: VecDeque<Asked>,
     /// What a person should look at.
     pub alarms: BTreeMap<String, String>,
     /// The latest events, oldest first.
     pub events: VecDeque<Event>,
     /// The number of the latest event.
     pub last_event: u64,
+}
+
+/// A wish and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Its number.
+    pub number: u64,
+    /// What was asked for.
+    pub wish: Wish,
+    /// `None`: not yet.
+    pub outcome: Option<Result<(), String>>,
 }
 
 /// Who holds the epoch.
@@ -88,12 +111,23 @@ pub struct Held {
     pub rule: SyncRule,
     /// Rules that it may run by now, oldest first; the last is the one that it should run.
     pub pending: Vec<SyncRule>,
+    /// How often the rule was to change in this epoch: the number of the latest change.
+    #[serde(default)]
+    pub changes: u64,
     /// A commit has passed through the whole rule.
     pub opened: bool,
     /// It only hands its data on.
     pub interim: bool,
     /// It is leaving, to this node.
     pub leaving: Option<NodeName>,
+}
+
+impl Asked {
+    /// What was asked for, in words.
+    #[must_use]
+    pub fn text(&self) -> String {
+        describe_wish(&self.wish)
+    }
 }
 
 impl Held {
@@ -126,8 +160,16 @@ impl ClusterState {
         self.held().is_some_and(|h| h.opened && !h.interim)
     }
 
-    /// The nodes that vote.
+    /// The nodes whose votes count for the lease of this epoch, and for the election of the next.
     pub fn voters(&self) -> impl Iterator<Item = &NodeName> {
+        let votes = |(n, m): &(&NodeName, &Member)| {
+            if self.electorate.is_empty() { m.voter } else { self.electorate.contains(*n) }
+        };
+        self.members.iter().filter(votes).map(|(n, _)| n)
+    }
+
+    /// The nodes that are to vote from the next primary on.
+    pub fn voters_to_be(&self) -> impl Iterator<Item = &NodeName> {
         self.members.iter().filter(|(_, m)| m.voter).map(|(n, _)| n)
     }
 
@@ -152,7 +194,7 @@ impl ClusterState {
 
     /// Changes the state. The same commands in the same order give the same state on every node.
     pub fn apply(&mut self, command: &Command) -> Outcome {
-        match self.change(&command.change) {
+        match self.change(&command.by, &command.change) {
             Ok(None) => Outcome::Applied(self.wishes),
             Ok(Some(story)) => {
                 self.tell(command, story);
@@ -162,7 +204,7 @@ impl ClusterState {
         }
     }
 
-    fn change(&mut self, change: &Change) -> Result<Option<Story>, String> {
+    fn change(&mut self, by: &NodeName, change: &Change) -> Result<Option<Story>, String> {
         match change {
             Change::Create { cluster, cluster_id, engine, settings, members, seed } => {
                 if !self.members.is_empty() {
@@ -178,13 +220,26 @@ impl ClusterState {
                 self.members.clone_from(members);
                 self.seed = Some(seed.clone());
                 self.guarding = vec![SyncRule::alone(seed.clone())];
+                self.electorate = self.voters_to_be().cloned().collect();
                 story(EventKind::Creation, format!("cluster {cluster} created; {seed} has the first copy"))
+            }
+            Change::Reform { state } => self.reform(by, state),
+            Change::Readmit { node } => {
+                let member = self.members.get_mut(node).ok_or_else(|| format!("{node} is no member"))?;
+                if std::mem::replace(&mut member.voter, true) {
+                    return Ok(None);
+                }
+                story(EventKind::ConfigurationChange, format!("{node} has its vote back"))
             }
             Change::BeginEpoch { from, epoch, because, prefer, accept_loss, evidence } => {
                 if *from != self.epoch || epoch <= from {
                     return Err(format!("epoch {} is in force, not {from}", self.epoch));
                 }
-                self.guarding = self.rules_in_force().into_iter().cloned().collect();
+                if let Some(held) = self.held().filter(|h| h.opened) {
+                    self.guarding = std::iter::once(&held.rule).chain(&held.pending).cloned().collect();
+                }
+                // An epoch that never opened has acknowledged and shown nothing, so its own rules guard nothing: whatever
+                // was there before is still guarded by the rules of the epoch that did.
                 self.epoch = *epoch;
                 if matches!(self.wish, Some((_, Wish::Switchover { .. } | Wish::Failover { .. }))) {
                     // This epoch is what was asked for, or has overtaken it.
@@ -203,10 +258,12 @@ impl ClusterState {
                     return Err(format!("{primary} can't lead with this rule"));
                 }
                 self.begun = true;
+                self.electorate = self.voters_to_be().cloned().collect();
                 self.reign = Reign::Held(Held {
                     primary: primary.clone(),
                     rule: rule.clone(),
                     pending: Vec::new(),
+                    changes: 0,
                     opened: false,
                     interim: *interim,
                     leaving: None,
@@ -223,6 +280,7 @@ impl ClusterState {
                 held.opened = true;
                 let text = format!("{} is open: a commit passed through the whole sync rule", held.primary);
                 self.guarding.clear();
+                self.settle_wishes();
                 story(EventKind::Availability, text)
             }
             Change::ChangeRule { epoch, rule, because } => {
@@ -235,13 +293,16 @@ impl ClusterState {
                 if rule.primary != held.primary || rule == held.target() {
                     return Err("nothing to change".to_owned());
                 }
+                // All of them bind, the last is the one to run; each is kept once, so that they can't pile up.
+                held.pending.retain(|r| r != rule);
                 held.pending.push(rule.clone());
+                held.changes += 1;
                 story(EventKind::ConfigurationChange, format!("sync rule to become {}: {because}", describe(rule)))
             }
-            Change::RuleRuns { epoch, rule } => {
+            Change::RuleRuns { epoch, rule, number } => {
                 self.current(*epoch)?;
                 let held = self.held_mut()?;
-                if held.pending.last() != Some(rule) {
+                if held.pending.last() != Some(rule) || held.changes != *number {
                     return Err("another rule is to run".to_owned());
                 }
                 held.rule = rule.clone();
@@ -263,6 +324,7 @@ impl ClusterState {
                     return Err("it has ended".to_owned());
                 }
                 self.wish = None;
+                self.end_wish(*number, outcome.clone());
                 if let Reign::Held(h) = &mut self.reign {
                     h.leaving = None;
                 }
@@ -294,6 +356,29 @@ impl ClusterState {
         }
     }
 
+    /// The survivor's state, in which only the survivor votes, and in which a person accepts what the others had.
+    fn reform(&mut self, by: &NodeName, state: &ClusterState) -> Result<Option<Story>, String> {
+        if !self.members.is_empty() {
+            return Err("the cluster exists".to_owned());
+        }
+        if !state.members.contains_key(by) {
+            return Err(format!("{by} is no member"));
+        }
+        *self = state.clone();
+        self.generation += 1;
+        for (name, member) in &mut self.members {
+            member.voter = name == by;
+        }
+        self.electorate = self.voters_to_be().cloned().collect();
+        self.guarding = self.rules_in_force().into_iter().cloned().collect();
+        // An epoch that the lost majority may have begun is skipped; the survivor's promise is above those that it knew.
+        self.epoch = Epoch(self.epoch.0 + 100);
+        self.wish = None;
+        let because = "the majority of the voters is given up by an operator".to_owned();
+        self.reign = Reign::Vacant { because: because.clone(), prefer: Some(by.clone()), accept_loss: true };
+        story(EventKind::Failover, format!("epoch {} begins: {because}", self.epoch))
+    }
+
     fn ask(&mut self, wish: &Wish) -> Result<Option<Story>, String> {
         if let Some((number, _)) = &self.wish
             && !matches!(wish, Wish::Failover { .. })
@@ -319,7 +404,38 @@ impl ClusterState {
         }
         self.wishes += 1;
         self.wish = Some((self.wishes, wish.clone()));
+        self.asked.push_back(Asked { number: self.wishes, wish: wish.clone(), outcome: None });
+        while self.asked.len() > WISHES_KEPT {
+            self.asked.pop_front();
+        }
         story(EventKind::Notification, format!("request {}: {}", self.wishes, describe_wish(wish)))
+    }
+
+    /// An epoch is open: what was asked of it has happened, or can't happen any more.
+    fn settle_wishes(&mut self) {
+        if !self.is_open() {
+            return;
+        }
+        let primary = self.primary().cloned();
+        let waiting = self.wish.as_ref().map(|(n, _)| *n);
+        for asked in self.asked.iter_mut().filter(|a| a.outcome.is_none() && Some(a.number) != waiting) {
+            let to = match &asked.wish {
+                Wish::Switchover { to } | Wish::Failover { to, .. } => to.as_ref(),
+                Wish::Rebuild { .. } => continue,
+            };
+            asked.outcome = Some(match (to, &primary) {
+                (Some(to), Some(primary)) if to != primary => {
+                    Err(format!("{primary} is the primary: its data reached further than that of {to}"))
+                }
+                _ => Ok(()),
+            });
+        }
+    }
+
+    fn end_wish(&mut self, number: u64, outcome: Result<(), String>) {
+        if let Some(asked) = self.asked.iter_mut().find(|a| a.number == number) {
+            asked.outcome = Some(outcome);
+        }
     }
 
     fn current(&self, epoch: Epoch) -> Result<(), String> {

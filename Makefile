@@ -1,0 +1,31 @@
+# make demo    a cluster on this machine that loses its primary under load, and goes on
+# make test    everything that is tested
+# make bench   everything that is measured, kept in bench/results/
+
+DIR ?= /var/tmp/trine-demo
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export DIR CARGO_TARGET_DIR
+
+.PHONY: help demo demo-down build check test bench
+
+help:
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
+
+demo:
+	@bash scripts/demo.sh
+
+demo-down:
+	@"$(CARGO_TARGET_DIR)/release/trine" local down --dir "$(DIR)" --wipe
+
+build:
+	cargo build --release --workspace --bins
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+test:
+	@bash scripts/test.sh
+
+bench:
+	@bash scripts/bench.sh

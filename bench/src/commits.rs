@@ -1,0 +1,152 @@
+//! Commits and reads through the endpoint, compared with the same PostgreSQL without agent and endpoint.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde_json::json;
+use trine_tests::scenario::alone;
+use trine_tests::{Cluster, Options, namespace};
+
+use crate::plain::Plain;
+use crate::results::{Results, Section};
+use crate::statistics::Spread;
+
+/// HAProxy's port, in front of the plain primary.
+const HAPROXY: u16 = 7600;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Rounds: in each, every way is measured once, one after the other.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Length of one measurement.
+    #[arg(long, default_value_t = 10)]
+    seconds: u32,
+    /// pgbench's scale.
+    #[arg(long, default_value_t = 10)]
+    scale: u32,
+    /// Clients.
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self { rounds: 5, seconds: 10, scale: 10, clients: 8 }
+    }
+}
+
+fn pgbench(cluster: &Cluster, arguments: &[&str], uri: &str) -> Result<String> {
+    let program = trine_tests::postgres::bin_dir()?.join("pgbench");
+    let mut c = cluster.client_namespace().command(program.as_os_str());
+    namespace::run(c.args(arguments).arg(uri))
+}
+
+/// Transactions a second, connections' own time left out.
+fn measure(a: &Arguments, cluster: &Cluster, script: &str, uri: &str) -> Result<f64> {
+    let (clients, seconds) = (a.clients.to_string(), a.seconds.to_string());
+    let text = pgbench(cluster, &["-n", "-b", script, "-c", &clients, "-j", "2", "-T", &seconds], uri)?;
+    let line = text.lines().find(|l| l.starts_with("tps = ")).with_context(|| format!("pgbench said: {text}"))?;
+    Ok(line.split_whitespace().nth(2).context("tps")?.parse()?)
+}
+
+/// HAProxy in tcp mode, ended when dropped.
+struct Haproxy(Child);
+
+impl Haproxy {
+    fn start(cluster: &Cluster) -> Result<Self> {
+        ensure!(namespace::on_path("haproxy"), "haproxy is not installed: it is what reads are compared with");
+        let path = cluster.dir().join("haproxy.cfg");
+        // Two threads, as there are cores; splicing as its documentation advises for tcp mode.
+        fs::write(
+            &path,
+            format!(
+                "global\n  nbthread 2\n  maxconn 200\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  \
+                 timeout server 1h\n  option splice-auto\nlisten postgres\n  bind 127.0.0.1:{HAPROXY}\n  \
+                 server p1 127.0.0.1:{}\n",
+                Plain::port()
+            ),
+        )?;
+        let mut c: Command = cluster.client_namespace().command("haproxy".as_ref());
+        let child = c.arg("-db").arg("-f").arg(&path).stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
+    let _turn = alone()?;
+    let cluster = Cluster::up("bench-commits", &Options::local())?;
+    let status = cluster.wait_healthy()?;
+    let primary = status.primary.clone().context("a healthy cluster has a primary")?;
+    let standby = status.standbys().into_iter().next().context("a cluster of three has standbys")?;
+    let plain = Plain::start(&cluster)?;
+    let _haproxy = Haproxy::start(&cluster)?;
+    let direct = plain.uri("benchmark0", None)?;
+    let haproxy = plain.uri("benchmark0", Some(HAPROXY))?;
+    let here = cluster.writer_at(&[&primary])?;
+    let there = cluster.writer_at(&[&standby])?;
+    let scale = a.scale.to_string();
+    for uri in [&here, &direct] {
+        pgbench(&cluster, &["-i", "-q", "-s", &scale], uri)?;
+    }
+    cluster.wait_healthy()?;
+    let ways = [
+        ("commits (tpcb-like)", "no agent, no endpoint", "tpcb-like", &direct),
+        ("commits (tpcb-like)", "writer endpoint on the primary's node", "tpcb-like", &here),
+        ("commits (tpcb-like)", "writer endpoint on another node", "tpcb-like", &there),
+        ("reads (-S)", "no agent, no endpoint", "select-only", &direct),
+        ("reads (-S)", "HAProxy, tcp mode", "select-only", &haproxy),
+        ("reads (-S)", "writer endpoint on the primary's node", "select-only", &here),
+        ("reads (-S)", "writer endpoint on another node", "select-only", &there),
+    ];
+    let mut measured: Vec<Vec<f64>> = vec![Vec::new(); ways.len()];
+    for round in 1..=a.rounds {
+        for (n, (what, way, script, uri)) in ways.iter().enumerate() {
+            let tps = measure(a, &cluster, script, uri)?;
+            println!("round {round}: {what}, {way}: {tps:.0}/s");
+            measured[n].push(tps);
+        }
+    }
+    // Reads are to be compared with HAProxy's, commits with nothing in between.
+    let base = |what: &str| if what.starts_with("reads") { 4 } else { 0 };
+    let mut rows = Vec::new();
+    let mut data = Vec::new();
+    for ((what, way, ..), all) in ways.iter().zip(&measured) {
+        let spread = Spread::of(all).context("no round")?;
+        // Round by round, so that what slows the whole machine for a while slows both sides of a ratio.
+        let ratios: Vec<f64> = all.iter().zip(&measured[base(what)]).map(|(mine, other)| mine / other).collect();
+        let ratio = Spread::of(&ratios).context("no round")?;
+        rows.push(vec![
+            (*what).to_owned(),
+            (*way).to_owned(),
+            format!("{:.0}", spread.median),
+            format!("{:.0} to {:.0}", spread.least, spread.most),
+            format!("{:.3}", ratio.median),
+        ]);
+        data.push(json!({"what": what, "way": way, "per_s": spread, "ratio": ratio}));
+    }
+    let settings: Vec<String> = plain.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    results.keep(
+        "Commits",
+        Section {
+            how: format!(
+                "pgbench, scale {}, {} clients, {} s, {} rounds of all ways one after the other; medians, and medians of \
+                 each round's ratio: commits to no agent and no endpoint (aim 0.9), reads to HAProxy (aim 1). \"No agent, no \
+                 endpoint\" are three PostgreSQL with the same settings and the same sync rule, reached by TCP.",
+                a.scale, a.clients, a.seconds, a.rounds
+            ),
+            head: ["what", "through", "median /s", "range", "ratio"].map(str::to_owned).to_vec(),
+            rows,
+            data: json!({"ways": data, "settings": settings}),
+        },
+    )
+}

@@ -1,0 +1,216 @@
+//! How long writes pause when something fails, or is planned.
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde_json::json;
+use trine_tests::process::kill;
+use trine_tests::scenario::alone;
+use trine_tests::{Cluster, Options, Report, Status, Writer, WriterOptions, checks, now_ns};
+
+use crate::machine::seconds;
+use crate::results::{Results, Section};
+use crate::statistics::Spread;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Runs of each fault at each number of clients.
+    #[arg(long, default_value_t = 20)]
+    runs: usize,
+    /// Numbers of writing clients.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8])]
+    clients: Vec<usize>,
+    /// Only faults whose name contains one of these.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self { runs: 20, clients: vec![1, 8], only: Vec::new() }
+    }
+}
+
+/// What is done to the cluster, and undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    NodeKilled,
+    NetworkCut,
+    PostmasterKilled,
+    Switchover,
+    LeaderKilled,
+}
+
+const FAULTS: [Fault; 5] =
+    [Fault::NodeKilled, Fault::NetworkCut, Fault::PostmasterKilled, Fault::Switchover, Fault::LeaderKilled];
+
+impl Fault {
+    fn name(self) -> &'static str {
+        match self {
+            Self::NodeKilled => "node lost: agent, guard and database killed at once",
+            Self::NetworkCut => "node lost: its network cut off",
+            Self::PostmasterKilled => "postmaster killed",
+            Self::Switchover => "switchover",
+            Self::LeaderKilled => "agent of the leader of consensus killed, where it is a standby",
+        }
+    }
+
+    /// The most that is hoped for: median, worst.
+    fn aim(self) -> (f64, f64) {
+        match self {
+            Self::NodeKilled | Self::NetworkCut => (1.5, 2.5),
+            Self::PostmasterKilled => (0.6, 1.2),
+            Self::Switchover => (0.3, 0.8),
+            Self::LeaderKilled => (0.1, 0.1),
+        }
+    }
+
+    fn options(self) -> Options {
+        match self {
+            Self::NetworkCut => Options::network(),
+            _ => Options::local(),
+        }
+    }
+}
+
+pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut data = Vec::new();
+    for fault in FAULTS {
+        if !a.only.is_empty() && !a.only.iter().any(|o| fault.name().contains(o.as_str())) {
+            continue;
+        }
+        let _turn = alone()?;
+        let cluster = Cluster::up("bench-faults", &fault.options())?;
+        for clients in &a.clients {
+            let outcome = measure(&cluster, fault, *clients, a.runs);
+            let (pauses, reports) = match outcome {
+                Ok(o) => o,
+                Err(e) => {
+                    eprintln!("{}", cluster.tell());
+                    return Err(e.context(fault.name()));
+                }
+            };
+            cluster.wait_healthy()?;
+            let lost = match checks::nothing_lost(&cluster, &reports) {
+                Ok(()) => "0".to_owned(),
+                Err(e) => format!("{e:#}"),
+            };
+            let spread = Spread::of(&pauses).context("no run")?;
+            let acked: usize = reports.iter().map(|r| r.acks.len()).sum();
+            let (median, worst) = fault.aim();
+            rows.push(vec![
+                fault.name().to_owned(),
+                clients.to_string(),
+                format!("{:.3}", spread.median),
+                format!("{median}"),
+                format!("{:.3}", spread.most),
+                format!("{worst}"),
+                spread.runs.to_string(),
+                acked.to_string(),
+                lost,
+            ]);
+            data.push(json!({"fault": fault.name(), "clients": clients, "pause_s": spread}));
+        }
+    }
+    let head = ["what", "clients", "median s", "aim", "worst s", "aim", "runs", "acknowledged", "lost"];
+    results.keep(
+        "Pauses",
+        Section {
+            how: "The longest time without any acknowledged insert, of all clients together, from the fault on. Each client \
+                  inserts a row every 10 ms through the writer endpoint. Clients know every node's endpoint, the primary's \
+                  first, except where the network is cut: there they know the other two nodes' (a client cut off with the \
+                  primary can't write anyway)."
+                .into(),
+            head: head.map(str::to_owned).to_vec(),
+            rows,
+            data: json!(data),
+        },
+    )
+}
+
+fn measure(cluster: &Cluster, fault: Fault, clients: usize, runs: usize) -> Result<(Vec<f64>, Vec<Report>)> {
+    let mut pauses = Vec::new();
+    let mut reports = Vec::new();
+    for number in 0..runs {
+        let status = prepare(cluster, fault)?;
+        let primary = status.primary.clone().context("a healthy cluster has a primary")?;
+        let standbys = status.standbys();
+        let dsn = match fault {
+            Fault::NetworkCut => cluster.writer_at(&standbys.iter().map(String::as_str).collect::<Vec<_>>())?,
+            _ => cluster.endpoints()?.writer,
+        };
+        let first_id = i64::try_from((clients * 1000 + number) * 1_000_000)?;
+        let options = WriterOptions {
+            dsn,
+            clients,
+            first_id,
+            statement_timeout_ms: 2000,
+            answer_timeout_ms: 3000,
+            ..WriterOptions::default()
+        };
+        let writer = Writer::start(cluster.client_namespace(), options)?;
+        writer.wait_acked(50 * u64::try_from(clients)?)?;
+        let at = now_ns();
+        let victim = inject(cluster, fault, &status)?;
+        if matches!(fault, Fault::LeaderKilled) {
+            // There is nothing to wait for: as many writes as a second and a half's.
+            writer.wait_acked(150 * u64::try_from(clients)?)?;
+        } else {
+            cluster.wait_new_primary(status.epoch)?;
+            writer.wait_acked(30 * u64::try_from(clients)?)?;
+        }
+        let report = writer.stop()?;
+        let pause = seconds(report.longest_pause_after_ns(at));
+        let from = victim.unwrap_or(primary);
+        println!("{} · {clients} clients · run {}: {pause:.3} s", fault.name(), number + 1);
+        pauses.push(pause);
+        reports.push(report);
+        match fault {
+            Fault::NodeKilled | Fault::LeaderKilled => cluster.start_node(&from)?,
+            Fault::NetworkCut => {
+                cluster.switch().heal()?;
+                cluster.ask_only(&[]);
+            }
+            Fault::PostmasterKilled | Fault::Switchover => {}
+        }
+    }
+    Ok((pauses, reports))
+}
+
+/// Healthy, and with the leader of consensus where the fault needs it.
+fn prepare(cluster: &Cluster, fault: Fault) -> Result<Status> {
+    let status = cluster.wait_healthy()?;
+    if fault != Fault::LeaderKilled || leader(&status) != status.primary {
+        return Ok(status);
+    }
+    cluster.trine_ok(&["switchover"])?;
+    cluster.wait_new_primary(status.epoch)?;
+    let status = cluster.wait_healthy()?;
+    ensure!(leader(&status) != status.primary, "the leader of consensus follows the primary");
+    Ok(status)
+}
+
+fn leader(status: &Status) -> Option<String> {
+    status.more.get("leader").and_then(|l| l.as_str()).map(str::to_owned)
+}
+
+/// Does it; the node that has to be started again, where that is not the primary.
+fn inject(cluster: &Cluster, fault: Fault, status: &Status) -> Result<Option<String>> {
+    let primary = status.primary.as_deref().context("a healthy cluster has a primary")?;
+    if fault == Fault::NetworkCut {
+        let standbys = status.standbys();
+        cluster.ask_only(&standbys.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    match fault {
+        Fault::NodeKilled => cluster.kill_nodes(&[primary])?,
+        Fault::NetworkCut => cluster.switch().cut(primary)?,
+        Fault::PostmasterKilled => kill(cluster.postmaster(primary)?)?,
+        Fault::Switchover => drop(cluster.trine_ok(&["switchover"])?),
+        Fault::LeaderKilled => {
+            let leader = leader(status).context("nobody leads the consensus")?;
+            kill(cluster.agent(&leader)?)?;
+            return Ok(Some(leader));
+        }
+    }
+    Ok(None)
+}

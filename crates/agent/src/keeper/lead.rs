@@ -1,0 +1,157 @@
+//! Leading: promote, run the sync rule, pass the barrier; and leaving, for a switchover.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use trine_protocol::{Change, Epoch, NodeName, SyncRule, SyncSetting};
+
+use super::{KeeperError, Turn, engine, error_chain};
+use crate::lease::{fence, release};
+use crate::node::Node;
+use crate::switchover::wait_drained;
+
+/// A promotion takes about 0.1 s; one that takes so long hangs, and another node should lead.
+const PROMOTE: Duration = Duration::from_secs(20);
+
+/// How long a clean stop may take before another node leads all the same.
+const STOP: Duration = Duration::from_secs(10);
+
+pub(super) async fn lead(
+    node: &Arc<Node>,
+    epoch: Epoch,
+    sync: &SyncSetting,
+    rule: &SyncRule,
+    barrier: bool,
+) -> Result<Turn, KeeperError> {
+    let doing = node.doing.borrow().clone();
+    if doing.failed.as_ref().is_some_and(|(e, _)| *e == epoch) || doing.yielded == Some(epoch) {
+        // The controller has been told; the epoch that follows will say what to do.
+        return Ok(Turn::Reached);
+    }
+    if doing.leading != Some(epoch) {
+        if doing.sealed.is_none_or(|(e, p)| e != epoch || p.is_none()) || node.serving.epoch().is_some() {
+            // It was elected on a position that this process has not read: every start of a primary is a new epoch.
+            give_up(node, epoch, "it has restarted since it was elected");
+            return Ok(Turn::Reached);
+        }
+        if !become_primary(node, epoch, sync).await {
+            return Ok(Turn::Soon);
+        }
+    }
+    let setting = setting_of(sync);
+    node.engine.set_sync(&setting).await.map_err(engine("can't set the sync rule"))?;
+    if !barrier {
+        return Ok(Turn::Reached);
+    }
+    if *sync == SyncSetting::Wait {
+        // Nobody can acknowledge: nothing to prove, and nothing opens. That the primary alone has the data holds already.
+        settle(node, epoch, rule, false).await;
+        return Ok(Turn::Reached);
+    }
+    node.note(|d| d.work = Some("waiting for one commit to pass through the sync rule"));
+    node.engine.barrier(epoch).await.map_err(engine("the open barrier did not pass"))?;
+    settle(node, epoch, rule, true).await;
+    node.inspect().await;
+    Ok(Turn::Soon)
+}
+
+/// Tells consensus what the engine now runs.
+async fn settle(node: &Node, epoch: Epoch, rule: &SyncRule, passed: bool) {
+    let state = node.state();
+    let Some(held) = state.held().filter(|_| state.epoch == epoch) else { return };
+    if held.pending.last() == Some(rule) {
+        let _ = node.propose(Change::RuleRuns { epoch, rule: rule.clone(), number: held.changes }).await;
+    }
+    if passed && !held.opened {
+        let _ = node.propose(Change::BarrierPassed { epoch }).await;
+    }
+}
+
+/// Promotes. False: not yet, or not at all (then that is noted).
+async fn become_primary(node: &Arc<Node>, epoch: Epoch, sync: &SyncSetting) -> bool {
+    node.note(|d| d.work = Some("being promoted"));
+    let mut leases = node.leases.subscribe();
+    let until = loop {
+        let lease = *leases.borrow_and_update();
+        if let Some((of, until)) = lease
+            && of == epoch
+            && node.clock.now() < until
+        {
+            break until;
+        }
+        if leases.changed().await.is_err() {
+            return false;
+        }
+    };
+    let members: BTreeSet<NodeName> = node.state().members.keys().cloned().collect();
+    // The rule is set while it is still a standby, so no commit is ever without one.
+    if let Err(error) = node.engine.set_sync(&setting_of(sync)).await {
+        give_up(node, epoch, &format!("the sync rule can't be set: {}", error.chain()));
+        return false;
+    }
+    node.engine.push(until);
+    node.serving.begin(epoch, until);
+    node.note(|d| d.sealed = None);
+    let promoted = timeout(PROMOTE, node.engine.promote(epoch, &members)).await;
+    let why = match promoted {
+        Ok(Ok(())) => {
+            node.note(|d| d.leading = Some(epoch));
+            tracing::info!(%epoch, "promoted");
+            return true;
+        }
+        Ok(Err(error)) => error_chain(&error),
+        Err(_) => format!("the promotion took longer than {PROMOTE:?}"),
+    };
+    fence(node, epoch, &why);
+    false
+}
+
+fn give_up(node: &Arc<Node>, epoch: Epoch, why: &str) {
+    tracing::warn!(%epoch, why, "this node can't lead the epoch");
+    node.engine.kill();
+    let why = why.to_owned();
+    node.note(|d| d.failed = Some((epoch, why)));
+}
+
+/// A switchover: new transactions wait at the endpoints, those under way finish, the database stops cleanly (so its
+/// standbys have everything), the lease is released.
+pub(super) async fn leave(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, KeeperError> {
+    if node.doing.borrow().leading != Some(epoch) {
+        return Ok(Turn::Reached);
+    }
+    node.note(|d| d.work = Some("leaving: transactions under way finish"));
+    let started = Instant::now();
+    wait_drained(node, epoch).await;
+    let drained = started.elapsed();
+    node.note(|d| {
+        d.work = Some("leaving: the database stops");
+        d.yielded = Some(epoch);
+        d.leading = None;
+    });
+    // From here on there is no way back: the endpoints end their sessions, and the next epoch begins, whoever wins it.
+    match timeout(STOP, node.engine.stop()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = error.chain(), "the database did not stop cleanly; it is killed"),
+        Err(_) => tracing::warn!("the database did not stop within {STOP:?}; it is killed"),
+    }
+    node.serving.end();
+    node.engine.kill();
+    crate::lease::wait_stopped(node).await;
+    node.inspect().await;
+    tracing::info!(%epoch, ?drained, took = ?started.elapsed(), "left: the database has stopped");
+    release(node, epoch).await;
+    Ok(Turn::Reached)
+}
+
+/// The engine's word for it.
+pub(crate) fn setting_of(sync: &SyncSetting) -> trine_engine::SyncSetting {
+    match sync {
+        SyncSetting::Wait => trine_engine::SyncSetting::Wait,
+        SyncSetting::Alone => trine_engine::SyncSetting::Alone,
+        SyncSetting::Any { acks, standbys } => {
+            trine_engine::SyncSetting::Any { acks: *acks, standbys: standbys.clone() }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The keeper of the database: brings it to the node's goal, again and again.
+//!
+//! It is level-triggered: every turn begins with the whole state, and a turn under way is dropped when the goal changes.
+//! Whatever a turn was doing can be begun again (see [`trine_engine::Engine`]).
+
+mod follow;
+mod lead;
+mod seal;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use trine_engine::{EngineError, Process};
+use trine_protocol::{Goal, NodeName};
+use trine_transport::CallError;
+
+use crate::node::Node;
+
+/// How soon a turn that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// How soon a turn that waits for another node looks again.
+const SOON: Duration = Duration::from_millis(40);
+
+/// What a turn has come to.
+enum Turn {
+    /// The goal is reached: look again when something changes.
+    Reached,
+    /// Something else has to happen first: look again soon.
+    Soon,
+}
+
+/// Why a turn failed.
+#[derive(Debug, thiserror::Error)]
+enum KeeperError {
+    #[error("{what}: {}", source.chain())]
+    Engine { what: &'static str, source: EngineError },
+    #[error("can't ask {node} for the history of its log")]
+    History { node: NodeName, source: CallError },
+    #[error("can't keep the promise")]
+    Promise(#[from] trine_platform::DiskError),
+    #[error("{0} has no address in trine.toml")]
+    UnknownNode(NodeName),
+}
+
+fn engine(what: &'static str) -> impl FnOnce(EngineError) -> KeeperError {
+    move |source| KeeperError::Engine { what, source }
+}
+
+/// Keeps the database for ever.
+pub(crate) async fn keep_database(node: Arc<Node>) {
+    let mut changes = Changes::of(&node);
+    loop {
+        changes.seen();
+        let goal = node.goal();
+        let turn = tokio::select! {
+            turn = take_turn(&node, &goal) => turn,
+            () = changes.until_goal_is_not(&node, &goal) => {
+                tracing::debug!(?goal, "dropped: there is another goal");
+                continue;
+            }
+        };
+        let pause = match turn {
+            Ok(Turn::Reached) => {
+                node.note(|d| {
+                    d.work = None;
+                    d.problem = None;
+                });
+                None
+            }
+            Ok(Turn::Soon) => Some(SOON),
+            Err(error) => {
+                let text = error_chain(&error);
+                tracing::warn!(?goal, error = text, "could not reach the goal; trying again");
+                node.note(|d| d.problem = Some(text));
+                Some(AGAIN)
+            }
+        };
+        match pause {
+            Some(pause) => {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = changes.until_goal_is_not(&node, &goal) => {}
+                }
+            }
+            None => changes.any().await,
+        }
+    }
+}
+
+async fn take_turn(node: &Arc<Node>, goal: &Goal) -> Result<Turn, KeeperError> {
+    match goal {
+        Goal::Rest(why) => {
+            node.note(|d| d.work = Some(why));
+            Ok(Turn::Reached)
+        }
+        Goal::Bootstrap => {
+            node.note(|d| d.work = Some("making the first copy"));
+            node.engine.bootstrap().await.map_err(engine("can't make the first copy"))?;
+            node.inspect().await;
+            Ok(Turn::Soon)
+        }
+        Goal::Seal { epoch } => seal::seal(node, *epoch).await,
+        Goal::Lead { epoch, sync, rule, barrier, leave } => {
+            if *leave {
+                lead::leave(node, *epoch).await
+            } else {
+                lead::lead(node, *epoch, sync, rule, *barrier).await
+            }
+        }
+        Goal::Follow { epoch, primary, repair } => follow::follow(node, *epoch, primary, *repair).await,
+    }
+}
+
+/// An error and what is behind it, in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut inner = error.source();
+    while let Some(e) = inner {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        inner = e.source();
+    }
+    text
+}
+
+/// Everything that a goal, or a turn's outcome, can depend on.
+struct Changes {
+    state: watch::Receiver<Arc<trine_protocol::ClusterState>>,
+    promises: watch::Receiver<trine_protocol::Epoch>,
+    looks: watch::Receiver<trine_engine::Inspection>,
+    doing: watch::Receiver<crate::node::Doing>,
+    process: watch::Receiver<Process>,
+}
+
+impl Changes {
+    fn of(node: &Node) -> Self {
+        Self {
+            state: node.consensus.state(),
+            promises: node.desk.promises(),
+            looks: node.seen.subscribe(),
+            doing: node.doing.subscribe(),
+            process: node.engine.process(),
+        }
+    }
+
+    /// What is there now is no change any more.
+    fn seen(&mut self) {
+        self.state.borrow_and_update();
+        self.promises.borrow_and_update();
+        self.looks.borrow_and_update();
+        self.doing.borrow_and_update();
+        self.process.borrow_and_update();
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.state.changed() => {}
+            _ = self.promises.changed() => {}
+            _ = self.looks.changed() => {}
+            _ = self.doing.changed() => {}
+            _ = self.process.changed() => {}
+        }
+    }
+
+    async fn until_goal_is_not(&mut self, node: &Node, goal: &Goal) {
+        while node.goal() == *goal {
+            self.any().await;
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Looks at the database and tells the controller, at once when there is news and every 100 ms when there is none.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use trine_api::{NodeState, NodeStatus, Progress, Role};
+use trine_engine::{Inspection, Process, Role as DatabaseRole};
+use trine_protocol::{Database, Epoch, Position, Report, Seal};
+
+use crate::digest::{Account, Digest};
+use crate::lease::fence;
+use crate::node::{Doing, Node, copy_of};
+
+/// How often a node tells that nothing has changed.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// How often the database is looked at when nothing happens.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A primary that has not answered the agent for so long hangs (its disk, most likely): another node should lead.
+const HUNG: Duration = Duration::from_secs(4);
+
+/// How long the controller may take to answer.
+const ANSWER: Duration = Duration::from_millis(300);
+
+/// Looks at the database for ever.
+pub(crate) async fn keep_looking(node: Arc<Node>) {
+    let mut beat = interval(LOOK);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {}
+            () = node.look.notified() => {}
+        }
+        let seen = node.inspect().await;
+        let leading = node.doing.borrow().leading;
+        if let Some(epoch) = leading
+            && seen.process == Process::Hung
+            && seen.silent > HUNG
+        {
+            fence(&node, epoch, &format!("its database has not answered for {:?}", seen.silent));
+        }
+    }
+}
+
+/// Tells the controller for ever.
+pub(crate) async fn keep_reporting(node: Arc<Node>) {
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {}
+            () = node.tell.notified() => {}
+        }
+        let leader = node.consensus.leader().borrow().clone();
+        let account = account(&node);
+        match leader {
+            Some(leader) if leader == *node.me() => {
+                let digest = node.bureau.take(node.me().clone(), account);
+                take_digest(&node, digest);
+            }
+            Some(leader) => {
+                let told: Result<Digest, _> = node.peers.call(&leader, "controller/report", &account, ANSWER).await;
+                match told {
+                    Ok(digest) => take_digest(&node, digest),
+                    Err(error) => {
+                        tracing::debug!(%leader, %error, "the controller did not take the report");
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+fn take_digest(node: &Node, mut digest: Digest) {
+    digest.at = Some(node.clock.now());
+    node.digest.send_replace(digest);
+}
+
+/// This node's account of itself.
+pub(crate) fn account(node: &Node) -> Account {
+    let seen = node.seen.borrow().clone();
+    let doing = node.doing.borrow().clone();
+    let state = node.state();
+    if let Some(held) = state.held() {
+        let _ = held;
+        node.desk.learn(state.epoch);
+    }
+    let database = database(node, &seen, &doing);
+    let readable = is_readable(&seen, &doing, &database, state.epoch);
+    let report = Report {
+        promised: node.desk.promised(),
+        seen: state.epoch,
+        silence: node.desk.silence(),
+        seal: doing.sealed.map(|(epoch, position)| Seal { epoch, lease_left: node.desk.lease_left(), position }),
+        data: copy_of(&seen),
+        database,
+        floor: seen.timeline.map(Epoch).unwrap_or_default(),
+        position: seen.position,
+        replay_lag: seen.received.zip(seen.replayed).map_or(0, |(got, done)| got.saturating_sub(done)),
+        failed: doing.failed.clone(),
+        yielded: doing.yielded.filter(|_| seen.process == Process::Stopped),
+        needs: doing.needs,
+        standbys: standbys(&seen, state.epoch),
+    };
+    let status = status(node, &seen, &doing, &report);
+    Account { report, status, readable }
+}
+
+fn standbys(seen: &Inspection, epoch: Epoch) -> BTreeMap<trine_protocol::NodeName, Position> {
+    let position = |offset| Position { epoch, offset };
+    seen.standbys.iter().filter_map(|(n, s)| Some((n.clone(), position(s.flushed?)))).collect()
+}
+
+fn database(node: &Node, seen: &Inspection, doing: &Doing) -> Database {
+    match seen.process {
+        Process::Stopped => Database::Stopped,
+        Process::Starting => Database::Starting,
+        Process::Running | Process::Hung => match (doing.leading, doing.following) {
+            (Some(epoch), _) => Database::Primary { epoch },
+            (None, Some(epoch)) => Database::Following { epoch, streaming: seen.streaming },
+            (None, None) if node.serving.epoch().is_some() => Database::Starting,
+            (None, None) => Database::Sealed,
+        },
+    }
+}
+
+/// Readers are led to a standby that follows, and not away from one that is only waiting for its next primary.
+fn is_readable(seen: &Inspection, doing: &Doing, database: &Database, epoch: Epoch) -> bool {
+    let standby = seen.process == Process::Running && seen.role == Some(DatabaseRole::Standby) && doing.needs.is_none();
+    let fit = match database {
+        Database::Following { epoch: e, streaming } => *streaming || *e == epoch,
+        Database::Sealed => true,
+        _ => false,
+    };
+    standby && fit
+}
+
+fn status(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) -> NodeStatus {
+    let member = &node.config.me;
+    let role = match report.database {
+        Database::Primary { .. } => Role::Primary,
+        Database::Following { .. } | Database::Sealed => Role::Standby,
+        Database::Stopped | Database::Starting => Role::None,
+    };
+    let progress = node.progress.borrow().clone();
+    let copying = doing.work.is_some_and(|w| w.starts_with("copying"));
+    let progress = copying.then(|| Progress {
+        what: progress.phase,
+        done_bytes: progress.done,
+        total_bytes: progress.total,
+    });
+    NodeStatus {
+        name: member.name.clone(),
+        zone: member.zone.clone(),
+        address: member.address.to_string(),
+        role,
+        state: node_state(node, seen, doing, report),
+        agent_pid: Some(std::process::id()),
+        guard_pid: seen.guard_pid,
+        database_pid: seen.database_pid,
+        database_port: node.config.ports.database,
+        data_dir: node.config.data_dir().display().to_string(),
+        data_epoch: report.position.map(|p| p.epoch.0),
+        position: report.position.map(|p| format!("{:X}/{:08X}", p.offset >> 32, p.offset & 0xFFFF_FFFF)),
+        lag_bytes: None,
+        lag_seconds: seen.lag.map(|l| l.as_secs_f64()),
+        voter: member.voter,
+        priority: member.priority,
+        sync: false,
+        writable: false,
+        progress,
+        problem: doing.problem.clone().or_else(|| doing.failed.as_ref().map(|(_, why)| why.clone())),
+        agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+    }
+}
+
+fn node_state(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) -> NodeState {
+    if !node.state().members.contains_key(node.me()) {
+        return NodeState::Joining;
+    }
+    if doing.failed.is_some() || doing.yielded.is_some() {
+        return NodeState::Fenced;
+    }
+    if doing.work.is_some_and(|w| w.starts_with("copying")) {
+        return if report.data == trine_protocol::Copy::Missing { NodeState::Cloning } else { NodeState::Rebuilding };
+    }
+    if doing.needs.is_some() || report.data == trine_protocol::Copy::Incomplete {
+        return NodeState::Rejoining;
+    }
+    match report.database {
+        Database::Primary { .. } | Database::Following { streaming: true, .. } => NodeState::Running,
+        Database::Following { streaming: false, .. } => NodeState::Starting,
+        Database::Sealed => NodeState::Sealed,
+        Database::Starting => NodeState::Starting,
+        Database::Stopped if seen.process == Process::Stopped => NodeState::Stopped,
+        Database::Stopped => NodeState::Starting,
+    }
+}

@@ -1,0 +1,83 @@
+//! Answers the other nodes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use trine_engine::History;
+use trine_platform::BoxStream;
+use trine_protocol::{Epoch, NodeName};
+use trine_transport::{CallRefused, Service, answer, parse};
+
+use crate::digest::Account;
+use crate::lease::{Release, Renew};
+use crate::node::Node;
+
+/// A primary's answer to a node that wants to follow it.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct LogOf {
+    /// Which epochs its log is made of.
+    pub(crate) history: History,
+    /// Others can rewind to it already.
+    pub(crate) rewind_ready: bool,
+}
+
+/// The agent's side of the peer port.
+#[derive(Debug)]
+pub(crate) struct NodeService(pub(crate) Arc<Node>);
+
+#[async_trait]
+impl Service for NodeService {
+    async fn call(&self, from: &NodeName, method: &str, body: Bytes) -> Result<Bytes, CallRefused> {
+        let node = &self.0;
+        if node.config.member(from).is_none() {
+            return Err(CallRefused::Failed(format!("{from} is no member of this cluster")));
+        }
+        if method.starts_with("consensus/") {
+            return node.consensus.handle_call(from, method, body).await;
+        }
+        match method {
+            "lease/renew" => {
+                let Renew { epoch, lease } = parse(&body)?;
+                answer(&node.desk.renew(epoch, lease))
+            }
+            "lease/release" => {
+                let Release { epoch } = parse(&body)?;
+                node.desk.release(epoch);
+                node.tell.notify_one();
+                answer(&())
+            }
+            "controller/report" => {
+                let account: Account = parse(&body)?;
+                answer(&node.bureau.take(from.clone(), account))
+            }
+            "cluster/generation" => answer(&node.state().generation),
+            "engine/history" => {
+                let epoch: Epoch = parse(&body)?;
+                answer(&history(node, epoch).await)
+            }
+            other => Err(CallRefused::UnknownMethod(other.to_owned())),
+        }
+    }
+
+    async fn stream(&self, from: NodeName, preface: serde_json::Value, stream: BoxStream) {
+        match serde_json::from_value(preface) {
+            Ok(preface) => crate::dial::serve(&self.0, preface, stream).await,
+            Err(error) => tracing::warn!(%from, %error, "a stream began with a line that can't be read"),
+        }
+    }
+}
+
+/// The history of the log that this node writes as the primary of `epoch`; `None` when it is not (yet).
+async fn history(node: &Node, epoch: Epoch) -> Option<LogOf> {
+    if node.doing.borrow().leading != Some(epoch) {
+        return None;
+    }
+    match node.engine.history().await {
+        Ok(history) => Some(LogOf { history, rewind_ready: node.seen.borrow().rewind_ready }),
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "can't tell the history of the log");
+            None
+        }
+    }
+}

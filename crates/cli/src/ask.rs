@@ -1,0 +1,191 @@
+//! Requests: failover, switchover, pause, resume, rebuild, replace.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use trine_api::{Client, LossEstimate, NodeState, Request, Status};
+use trine_protocol::NodeName;
+
+use crate::args::{Ask, Failover, OneNode, Pause, Switchover};
+use crate::connect;
+use crate::failure::{Done, Failure};
+use crate::local;
+use crate::print;
+use crate::wait::{self, Goal};
+
+/// `trine switchover`.
+pub(crate) async fn switchover(args: &Switchover) -> Done {
+    let client = connect::to(&args.ask.target)?.client;
+    let before = client.status().await?;
+    args.to.as_ref().map_or(Ok(()), |to| known(&before, to))?;
+    if before.primary.is_some() && before.primary == args.to {
+        return told(
+            &args.ask,
+            &before,
+            &format!("{} is the primary already", args.to.as_ref().map_or("", NodeName::as_str)),
+        );
+    }
+    let request = Request::Switchover { to: args.to.clone() };
+    lead(&client, &args.ask, &before, &request, args.to.as_ref()).await
+}
+
+/// `trine failover`.
+pub(crate) async fn failover(args: &Failover) -> Done {
+    let client = connect::to(&args.ask.target)?.client;
+    let before = client.status().await?;
+    args.to.as_ref().map_or(Ok(()), |to| known(&before, to))?;
+    if !args.accept_data_loss {
+        let request = Request::Failover { to: args.to.clone() };
+        return lead(&client, &args.ask, &before, &request, args.to.as_ref()).await;
+    }
+    let estimate = client.request(&Request::AcceptDataLoss { node: args.to.clone(), confirm: false }).await?;
+    match &estimate.estimate {
+        Some(estimate) => show_loss(estimate),
+        None => print::note(format!("What would be lost is not known. {}", estimate.message)),
+    }
+    if !args.yes {
+        confirm(&before)?;
+    }
+    // Exactly the node that the estimate is about.
+    let node = estimate.estimate.map(|e| e.node).or_else(|| args.to.clone());
+    let request = Request::AcceptDataLoss { node: node.clone(), confirm: true };
+    lead(&client, &args.ask, &before, &request, node.as_ref()).await
+}
+
+/// Asks for another primary, and waits until it takes writes.
+async fn lead(client: &Client, ask: &Ask, before: &Status, request: &Request, to: Option<&NodeName>) -> Done {
+    let accepted = client.request(request).await?;
+    let goal: Goal<'_> = &|s: &Status| {
+        s.epoch > before.epoch && s.writable && s.primary.is_some() && to.is_none_or(|n| s.primary.as_ref() == Some(n))
+    };
+    let any: Goal<'_> = &|s: &Status| s.epoch > before.epoch && s.writable && s.primary.is_some();
+    // With a number the cluster says itself whether it went as asked.
+    let goal = if accepted.request.is_some() { any } else { goal };
+    let status = wait::until_done(client, &accepted, goal, None, Duration::from_secs(ask.timeout)).await?;
+    let primary = status.primary.as_ref().map_or("none", NodeName::as_str);
+    told(ask, &status, &format!("{primary} is the primary of epoch {}", status.epoch))
+}
+
+fn told(ask: &Ask, status: &Status, text: &str) -> Done {
+    if ask.target.json {
+        print::json(&serde_json::json!({
+            "done": true,
+            "message": text,
+            "epoch": status.epoch,
+            "primary": status.primary,
+            "health": status.health,
+            "paused": status.paused,
+        }));
+    } else {
+        print::line(text);
+    }
+    Ok(())
+}
+
+fn show_loss(e: &LossEstimate) {
+    print::note(&e.text);
+    print::note(format!("  {} would become the primary; its data reaches {}", e.node, e.position));
+    if let Some(furthest) = &e.furthest_known {
+        print::note(format!("  the furthest that was ever reported is {furthest}"));
+    }
+    let mut lost = Vec::new();
+    if let Some(bytes) = e.lost_bytes {
+        lost.push(format!("at least {} of log", print::bytes(bytes)));
+    }
+    if let Some(seconds) = e.lost_seconds {
+        lost.push(format!("up to {seconds:.0} s of commits"));
+    }
+    if !lost.is_empty() {
+        print::note(format!("  lost: {}", lost.join(", ")));
+    }
+}
+
+/// A person must type the cluster's name.
+fn confirm(status: &Status) -> Done {
+    let refuse = |why: &str| Err(Failure::not_safe(why).hint("nothing was changed; --yes goes on without asking"));
+    if !io::stdin().is_terminal() {
+        return refuse("acknowledged commits may be lost, and there is no terminal to ask at");
+    }
+    let mut stderr = io::stderr();
+    let _ = write!(stderr, "Acknowledged commits may be lost. Type the cluster's name ({}) to go on: ", status.cluster);
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    if io::stdin().read_line(&mut answer).is_err() || answer.trim() != status.cluster {
+        return refuse("not confirmed");
+    }
+    Ok(())
+}
+
+/// `trine pause`.
+pub(crate) async fn pause(args: &Pause) -> Done {
+    if args.reason.trim().is_empty() {
+        return Err(
+            Failure::wrong_use("the reason is empty").hint("whoever wonders will read it: --reason \"new disks\"")
+        );
+    }
+    let client = connect::to(&args.ask.target)?.client;
+    let accepted = client.request(&Request::Pause { reason: args.reason.clone() }).await?;
+    let patience = Duration::from_secs(args.ask.timeout);
+    let status = wait::until_done(&client, &accepted, &|s| s.paused.is_some(), None, patience).await?;
+    told(&args.ask, &status, "paused: nothing is repaired until `trine resume`")
+}
+
+/// `trine resume`.
+pub(crate) async fn resume(ask: &Ask) -> Done {
+    let client = connect::to(&ask.target)?.client;
+    let accepted = client.request(&Request::Resume).await?;
+    let status =
+        wait::until_done(&client, &accepted, &|s| s.paused.is_none(), None, Duration::from_secs(ask.timeout)).await?;
+    told(ask, &status, "resumed")
+}
+
+/// `trine node rebuild`.
+pub(crate) async fn rebuild(args: &OneNode) -> Done {
+    let client = connect::to(&args.target)?.client;
+    known(&client.status().await?, &args.node)?;
+    let accepted = client.request(&Request::Rebuild { node: args.node.clone() }).await?;
+    let seen = std::sync::atomic::AtomicBool::new(accepted.request.is_some());
+    let goal = |s: &Status| {
+        // Without a number to ask for, it has begun once the node is seen at it.
+        let at_it = s.node(&args.node).is_some_and(|n| n.progress.is_some() || n.state != NodeState::Running);
+        seen.fetch_or(at_it, std::sync::atomic::Ordering::Relaxed);
+        seen.load(std::sync::atomic::Ordering::Relaxed) && !at_it && wait::runs(s, &args.node)
+    };
+    let patience = Duration::from_secs(args.timeout);
+    let status = wait::until_done(&client, &accepted, &goal, Some(&args.node), patience).await?;
+    finished(args, &status, &format!("{} has a fresh copy", args.node))
+}
+
+/// `trine node replace`.
+pub(crate) async fn replace(args: &OneNode) -> Done {
+    let connected = connect::to(&args.target)?;
+    let client = &connected.client;
+    known(&client.status().await?, &args.node)?;
+    let accepted = client.request(&Request::Replace { node: args.node.clone() }).await?;
+    let patience = Duration::from_secs(args.timeout);
+    if accepted.request.is_some() {
+        wait::until_done(client, &accepted, &|_| true, None, patience).await?;
+    }
+    let Some(cluster) = &connected.local else {
+        print::note(format!("The cluster has let go of the old {}. Now, on its machine:", args.node));
+        print::note("  stop the agent, move the folder state/ away (data/ may stay), start the agent");
+        let status = client.status().await?;
+        return finished(args, &status, &format!("{} may join anew", args.node));
+    };
+    local::replace_state(cluster, cluster.node(&args.node)?).await?;
+    wait::until_running(client, &args.node, patience).await?;
+    let status = client.status().await?;
+    finished(args, &status, &format!("{} has joined anew", args.node))
+}
+
+fn known(status: &Status, node: &NodeName) -> Done {
+    if status.node(node).is_some() {
+        return Ok(());
+    }
+    let names: Vec<&str> = status.nodes.iter().map(|n| n.name.as_str()).collect();
+    Err(Failure::wrong_use(format!("there is no node {node} in {}; use one of {}", status.cluster, names.join(", "))))
+}
+
+fn finished(args: &OneNode, status: &Status, text: &str) -> Done {
+    told(&Ask { target: args.target.clone(), timeout: args.timeout }, status, text)
+}

@@ -1,0 +1,14 @@
+//! Local clusters: three nodes on this machine, as three machines would be.
+
+mod cluster;
+mod down;
+mod node;
+mod ports;
+mod processes;
+mod reach;
+mod up;
+
+pub(crate) use cluster::{Cluster, token_of};
+pub(crate) use down::down;
+pub(crate) use node::{kill_node, replace_state, start_node};
+pub(crate) use up::up;

@@ -1,0 +1,86 @@
+//! One node of a local cluster: lost, and back.
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use trine_api::Client;
+
+use crate::args::{LocalNode, StartNode};
+use crate::connect;
+use crate::create::cant;
+use crate::failure::Done;
+use crate::print;
+use crate::wait;
+
+use super::cluster::{Cluster, Node};
+use super::{down, ports};
+
+/// How long a new agent is watched for an early end, unless it answers before.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Kills everything of a node at once.
+pub(crate) async fn kill_node(args: &LocalNode) -> Done {
+    let cluster = Cluster::open(&args.dir)?;
+    let node = cluster.node(&args.node)?;
+    let killed = down::kill(&[node]).await?;
+    match killed {
+        0 => print::note(format!("{} was not running", node.name)),
+        n => print::note(format!("killed {n} processes of {}", node.name)),
+    }
+    Ok(())
+}
+
+/// Starts a node's agent.
+pub(crate) async fn start_node(args: &StartNode) -> Done {
+    let cluster = Cluster::open(&args.node.dir)?;
+    let node = cluster.node(&args.node.node)?;
+    start(&cluster, node).await?;
+    if args.wait {
+        let client = connect::local(&cluster)?;
+        wait::until_running(&client, &node.name, Duration::from_secs(args.timeout)).await?;
+    }
+    Ok(())
+}
+
+/// Starts a node's agent unless it runs, and returns once it answers, or has shown that it does not end at once.
+pub(crate) async fn start(cluster: &Cluster, node: &Node) -> Done {
+    let config = node.config()?;
+    let lock = cluster.lock()?;
+    if let Some(agent) = node.agent() {
+        print::note(format!("{} runs already (process {})", node.name, agent.pid));
+        return Ok(());
+    }
+    ports::check(&config)?;
+    let mut started = node.start()?;
+    drop(lock);
+    let client = Client::new(&[connect::api_of(&config)], None, Some(&config.ca_cert()))?;
+    let give_up = Instant::now() + SETTLED_WITHIN;
+    while Instant::now() < give_up {
+        if let Some(failure) = started.ended() {
+            node.forget_agent();
+            return Err(failure);
+        }
+        if client.status().await.is_ok() {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    print::note(format!("started {}", node.name));
+    Ok(())
+}
+
+/// Puts a node's consensus state aside, so that it joins anew. Its data stays: it is compared with the primary's.
+pub(crate) async fn replace_state(cluster: &Cluster, node: &Node) -> Done {
+    down::kill(&[node]).await?;
+    let state = node.dir.join("state");
+    if state.exists() {
+        let aside = (1..)
+            .map(|n| node.dir.join(format!("state.replaced-{n}")))
+            .find(|p| !p.exists())
+            .unwrap_or_else(|| node.dir.join("state.replaced"));
+        fs::rename(&state, &aside).map_err(|e| cant("move", &state, &e))?;
+        print::note(format!("the old state of {} is kept in {}", node.name, aside.display()));
+    }
+    start(cluster, node).await
+}

@@ -1,0 +1,201 @@
+//! The processes of a node, as /proc shows them.
+//!
+//! Only a program that is known to be a part of a node is ever signalled: a shell that stands in the cluster's folder, or
+//! an editor that has one of its files open, is none. Signals go through a pidfd after the start time was compared, so a
+//! number that has been given to another process meanwhile is never hit.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A process, when it was looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    parent: u32,
+    /// When it started, in clock ticks since boot: with the pid, who it is.
+    pub(crate) start: u64,
+    zombie: bool,
+    program: String,
+    args: Vec<Vec<u8>>,
+    cwd: PathBuf,
+}
+
+/// What a process is to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Agent,
+    Guard,
+    Database,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "agent",
+            Self::Guard => "guard",
+            Self::Database => "database",
+        })
+    }
+}
+
+impl Process {
+    /// The process of this number, if there is one and it is no zombie.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        Self::read(pid).filter(|p| !p.zombie)
+    }
+
+    fn read(pid: u32) -> Option<Self> {
+        let base = PathBuf::from(format!("/proc/{pid}"));
+        let stat = fs::read_to_string(base.join("stat")).ok()?;
+        // The name stands in parentheses and may hold anything.
+        let (before, after) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        let state = *fields.first()?;
+        let exe = fs::read_link(base.join("exe")).ok();
+        let exe = exe.as_deref().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
+        let comm = before.split_once('(').map(|(_, name)| name.to_owned()).unwrap_or_default();
+        let program = exe.unwrap_or(comm).trim_end_matches(" (deleted)").to_owned();
+        let cmdline = fs::read(base.join("cmdline")).unwrap_or_default();
+        Some(Self {
+            pid,
+            parent: fields.get(1)?.parse().ok()?,
+            start: fields.get(19)?.parse().ok()?,
+            zombie: matches!(state, "Z" | "X"),
+            program,
+            args: cmdline.split(|b| *b == 0).map(<[u8]>::to_vec).collect(),
+            cwd: fs::read_link(base.join("cwd")).unwrap_or_default(),
+        })
+    }
+
+    /// Its program, for people.
+    pub(crate) fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// What part of the node in `dir` it is by itself; its children are not looked at.
+    fn part(&self, dir: &Path) -> Option<Part> {
+        let word = self.args.get(1).map(Vec::as_slice).unwrap_or_default();
+        if self.program == "trine" || self.is_this_program() {
+            let named = self.args.iter().any(|a| names(a, dir));
+            return match word {
+                b"agent" if named => Some(Part::Agent),
+                b"guard" if named => Some(Part::Guard),
+                _ => None,
+            };
+        }
+        let of_a_database =
+            matches!(self.program.as_str(), "postgres" | "postmaster" | "initdb") || self.program.starts_with("pg_");
+        let here = self.cwd.starts_with(dir) || self.args.iter().any(|a| names(a, dir));
+        (of_a_database && here).then_some(Part::Database)
+    }
+
+    /// The same file as this very program, under whatever name.
+    fn is_this_program(&self) -> bool {
+        let own = std::env::current_exe().ok();
+        own.as_deref().and_then(Path::file_name).is_some_and(|n| n == OsStr::new(&self.program))
+    }
+
+    /// Sends it a signal, if it is still the same process. False: it is gone, or not ours to signal.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return false };
+        let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        // Compared after the descriptor was opened: it can't become another process from here on.
+        let same = Self::read(self.pid).is_some_and(|now| now.start == self.start);
+        same && pidfd_send_signal(&fd, signal).is_ok()
+    }
+}
+
+/// Does an argument name the folder, or a path below it? (`/x/n1` is no part of `/x/n10`.)
+fn names(arg: &[u8], dir: &Path) -> bool {
+    let dir = dir.as_os_str().as_bytes();
+    let mut rest = arg;
+    while let Some(at) = rest.windows(dir.len()).position(|w| w == dir) {
+        let after = rest.get(at + dir.len()..).unwrap_or_default();
+        if matches!(after.first(), None | Some(b'/' | b'"' | b'\'' | b',')) {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// Every process of the machine that this user can see.
+pub(crate) fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(Process::read).filter(|p| !p.zombie).collect()
+}
+
+/// The processes of the node in `dir`: its agent, its guard, its database, and whatever these have started.
+pub(crate) fn of_node(dir: &Path) -> Vec<(Process, Part)> {
+    of_node_among(dir, &all())
+}
+
+fn of_node_among(dir: &Path, all: &[Process]) -> Vec<(Process, Part)> {
+    let own = std::process::id();
+    let mut found: Vec<(Process, Part)> =
+        all.iter().filter(|p| p.pid != own).filter_map(|p| Some((p.clone(), p.part(dir)?))).collect();
+    let mut pids: BTreeSet<u32> = found.iter().map(|(p, _)| p.pid).collect();
+    loop {
+        let children: Vec<&Process> =
+            all.iter().filter(|p| pids.contains(&p.parent) && !pids.contains(&p.pid) && p.pid != own).collect();
+        if children.is_empty() {
+            break;
+        }
+        for child in children {
+            pids.insert(child.pid);
+            found.push((child.clone(), Part::Database));
+        }
+    }
+    found.sort_by_key(|(_, part)| *part);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: u32, parent: u32, program: &str, args: &[&str], cwd: &str) -> Process {
+        let args = args.iter().map(|a| a.as_bytes().to_vec()).collect();
+        Process { pid, parent, start: 1, zombie: false, program: program.into(), args, cwd: cwd.into() }
+    }
+
+    #[test]
+    fn only_parts_of_the_node_are_found() {
+        let dir = Path::new("/c/n1");
+        let all = [
+            process(10, 1, "trine", &["trine", "agent", "--config", "/c/n1/trine.toml"], "/c/n1"),
+            process(11, 10, "trine", &["trine", "guard", r#"{"data":"/c/n1/data"}"#], "/"),
+            process(12, 11, "postgres", &["postgres", "-D", "/c/n1/data"], "/c/n1/data"),
+            process(13, 12, "postgres", &["postgres: walwriter"], "/c/n1/data"),
+            process(14, 10, "sh", &["sh", "-c", "hook"], "/"),
+            process(20, 1, "bash", &["bash"], "/c/n1"),
+            process(21, 20, "trine", &["trine", "local", "down", "--dir", "/c/n1"], "/c/n1"),
+            process(22, 20, "tail", &["tail", "-f", "/c/n1/log/agent.log"], "/c/n1"),
+            process(23, 1, "trine", &["trine", "agent", "--config", "/c/n10/trine.toml"], "/"),
+            process(24, 1, "postgres", &["postgres"], "/c/n10/data"),
+        ];
+        let mut found: Vec<u32> = of_node_among(dir, &all).iter().map(|(p, _)| p.pid).collect();
+        found.sort_unstable();
+        assert_eq!(found, [10, 11, 12, 13, 14]);
+        assert_eq!(of_node_among(dir, &all)[0].1, Part::Agent);
+    }
+
+    #[test]
+    fn a_process_of_another_start_time_is_not_signalled() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut found = Process::of(child.id()).unwrap();
+        found.start += 1;
+        assert!(!found.signal(Signal::KILL));
+        assert!(child.try_wait().unwrap().is_none());
+        found.start -= 1;
+        assert!(found.signal(Signal::KILL));
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,401 @@
+//! Passes bytes on between a client and a database, both ways in one task.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::time::Sleep;
+
+use crate::Conn;
+use crate::counters::{BusyMark, Counters};
+use crate::postgres::Tracker;
+use crate::warden::{Look, Warden};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What one read takes at most. Reads go into one buffer of a thread, and from there on at once: a session keeps memory only
+/// for what its other side has not taken yet. docs: 16, 32 and 64 KiB were equal for small transactions; bulk needs 64.
+pub(crate) const BUFFER: usize = 64 * 1024;
+
+/// Reads of one direction before the other one, and the other sessions, have their turn.
+const ROUNDS: usize = 16;
+
+/// Bytes are added to the shared counters in portions, so that sessions don't fight for them.
+const COUNT_PORTION: u64 = 1 << 20;
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The client has gone.
+    Client,
+    /// The database closed the connection, or it broke.
+    Server,
+    /// The database is not ready for connections (its first message says so).
+    NotYet,
+    /// The route leads elsewhere.
+    RouteChanged,
+    /// The lease has run out.
+    PermitLost,
+    /// The wait for the standbys was cancelled.
+    SyncCancelled,
+    /// The client had closed its side, and had all its answers, or waited too long for them.
+    HalfClosed,
+    /// The endpoint stops.
+    Stopped,
+}
+
+enum Event {
+    Look,
+    End(Ended),
+}
+
+/// One direction.
+#[derive(Default)]
+struct Flow {
+    /// What was read and not yet written, from `at` on.
+    rest: Vec<u8>,
+    at: usize,
+    /// Nothing of the last read has been written.
+    untouched: bool,
+    /// The target may still keep what was written in a buffer of its own.
+    unflushed: bool,
+    /// The source has closed.
+    eof: bool,
+    /// The target has been told so, or takes nothing more.
+    shut: bool,
+    moved: u64,
+    counted: u64,
+}
+
+impl Flow {
+    fn is_clear(&self) -> bool {
+        self.rest.is_empty() && !self.unflushed
+    }
+
+    /// Writes `fresh` (only when nothing is left from before), or what is left. Ready(Ok): all of it is out.
+    /// `gate` is asked before every write.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Conn,
+        fresh: &[u8],
+        gate: impl Fn() -> Option<Event>,
+    ) -> Poll<Result<(), Refusal>> {
+        let mut left = fresh;
+        if !fresh.is_empty() {
+            self.untouched = true;
+            let done = self.write_all(cx, to, &mut left, &gate);
+            if !left.is_empty() {
+                self.rest = left.to_vec();
+                self.at = 0;
+            }
+            ready!(done)?;
+        } else if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            left = rest.get(self.at..).unwrap_or_default();
+            let done = self.write_all(cx, to, &mut left, &gate);
+            if !left.is_empty() {
+                self.at = rest.len() - left.len();
+                self.rest = rest;
+            }
+            ready!(done)?;
+        }
+        if self.unflushed {
+            if let Some(event) = gate() {
+                return Poll::Ready(Err(Refusal::Event(event)));
+            }
+            ready!(Pin::new(to).poll_flush(cx)).map_err(|_| Refusal::Broken)?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn write_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Conn,
+        left: &mut &[u8],
+        gate: &impl Fn() -> Option<Event>,
+    ) -> Poll<Result<(), Refusal>> {
+        while !left.is_empty() {
+            if let Some(event) = gate() {
+                return Poll::Ready(Err(Refusal::Event(event)));
+            }
+            let n = ready!(Pin::new(&mut *to).poll_write(cx, left)).map_err(|_| Refusal::Broken)?;
+            if n == 0 {
+                return Poll::Ready(Err(Refusal::Broken));
+            }
+            *left = left.get(n..).unwrap_or_default();
+            self.untouched = false;
+            self.unflushed = to.buffers();
+            self.moved += n as u64;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn count(&mut self, counter: &std::sync::atomic::AtomicU64, least: u64) {
+        let new = self.moved - self.counted;
+        if new >= least {
+            counter.fetch_add(new, Relaxed);
+            self.counted = self.moved;
+        }
+    }
+}
+
+enum Refusal {
+    Event(Event),
+    Broken,
+}
+
+/// One session between its client and its database.
+pub(crate) struct Relay<'a> {
+    client: &'a mut Conn,
+    backend: Conn,
+    tracker: Option<Tracker>,
+    counters: &'a Counters,
+    busy: BusyMark,
+    up: Flow,
+    down: Flow,
+    /// Before the bytes that wait in `down`: was the server between two messages?
+    clear_before: bool,
+    /// Nothing more of the server's may be passed on after what waits in `down`.
+    cut: bool,
+    /// The client has said nothing but its opening.
+    only_opening: bool,
+    drain: bool,
+    half_closed: Duration,
+    timer: Option<(Pin<Box<Sleep>>, u64)>,
+}
+
+impl<'a> Relay<'a> {
+    /// A session in which `opening` is what the client has said so far.
+    pub(crate) fn new(
+        client: &'a mut Conn,
+        backend: Conn,
+        opening: Vec<u8>,
+        mut tracker: Option<Tracker>,
+        half_closed: Duration,
+        busy: BusyMark,
+        counters: &'a Counters,
+    ) -> Self {
+        if let Some(t) = &mut tracker {
+            t.note_client(&opening);
+        }
+        Self {
+            client,
+            backend,
+            tracker,
+            counters,
+            busy,
+            up: Flow { rest: opening, ..Flow::default() },
+            down: Flow::default(),
+            clear_before: true,
+            cut: false,
+            only_opening: true,
+            drain: false,
+            half_closed,
+            timer: None,
+        }
+    }
+
+    /// Passes bytes on until the session ends. What the ending says to the client is the caller's: see [`Self::clear`].
+    pub(crate) async fn run<W: Warden>(&mut self, warden: &mut W) -> Ended {
+        // What happened between the dial and here is news too.
+        let mut event = Event::Look;
+        loop {
+            match event {
+                Event::End(ended) => return ended,
+                Event::Look => match warden.look() {
+                    Look::End(ended) => return ended,
+                    Look::Keep { drain } => {
+                        self.drain = drain;
+                        if !drain {
+                            self.busy.set(true);
+                        }
+                    }
+                },
+            }
+            let mut alarm = pin!(warden.alarm());
+            let mut armed: Option<Waker> = None;
+            event = poll_fn(|cx| {
+                // The alarm sets `disturbed` before it wakes this task, so it only has to know whom to wake.
+                if !armed.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                    armed = Some(cx.waker().clone());
+                    if alarm.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Event::Look);
+                    }
+                }
+                self.poll(cx, &*warden)
+            })
+            .await;
+        }
+    }
+
+    /// Could a message of our own follow what the client has been sent? (Between two messages, in a protocol that we know.)
+    pub(crate) fn clear(&self) -> bool {
+        let Some(tracker) = self.tracker.as_ref().filter(|_| self.settled()) else { return false };
+        if self.down.rest.is_empty() { tracker.between_messages() } else { self.down.untouched && self.clear_before }
+    }
+
+    /// Is everything that the client was given out of this process? If not (TLS keeps a part that the client does not take), its
+    /// connection must be dropped as it is: a proper close would send the rest, and this is after the decision.
+    pub(crate) fn settled(&self) -> bool {
+        !self.down.unflushed
+    }
+
+    /// Has nothing been said yet but the opening, so that it can be said again to another database?
+    pub(crate) fn unbegun(&self) -> bool {
+        self.only_opening && self.down.moved == 0
+    }
+
+    /// What is known of the session.
+    pub(crate) fn tracker(&self) -> Option<&Tracker> {
+        self.tracker.as_ref()
+    }
+
+    fn poll<W: Warden>(&mut self, cx: &mut Context<'_>, warden: &W) -> Poll<Event> {
+        if warden.disturbed() {
+            return Poll::Ready(Event::Look);
+        }
+        let mut buf = SCRATCH.take().unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice());
+        let step = self.pump_up(cx, &mut buf).and_then(|()| self.pump_down(cx, &mut buf, warden));
+        SCRATCH.set(Some(buf));
+        self.up.count(&self.counters.bytes_in, COUNT_PORTION);
+        self.down.count(&self.counters.bytes_out, COUNT_PORTION);
+        if let Err(event) = step {
+            return Poll::Ready(event);
+        }
+        if self.drain {
+            self.busy.set(!self.parked());
+        }
+        if self.up.eof { self.poll_half_closed(cx) } else { Poll::Pending }
+    }
+
+    fn parked(&self) -> bool {
+        self.drain && self.up.is_clear() && self.down.is_clear() && self.tracker.as_ref().is_some_and(Tracker::idle)
+    }
+
+    /// Client to database.
+    fn pump_up(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Result<(), Event> {
+        if self.up.shut {
+            return Ok(());
+        }
+        let mut len = 0;
+        for _ in 0..ROUNDS {
+            match self.up.poll_send(cx, &mut self.backend, buf.get(..len).unwrap_or_default(), || None) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Refusal::Event(event))) => return Err(event),
+                Poll::Ready(Err(Refusal::Broken)) => {
+                    // The database takes nothing more; its last words, maybe the reason, are still to be passed on.
+                    self.up = Flow { shut: true, moved: self.up.moved, counted: self.up.counted, ..Flow::default() };
+                    return Ok(());
+                }
+            }
+            if self.up.eof {
+                if Pin::new(&mut self.backend).poll_shutdown(cx).is_ready() {
+                    self.up.shut = true;
+                }
+                return Ok(());
+            }
+            if self.parked() {
+                return Ok(());
+            }
+            len = match self.client.poll_read_into(cx, buf) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(_)) => return Err(Event::End(Ended::Client)),
+                Poll::Ready(Ok(n)) => n,
+            };
+            self.up.eof = len == 0;
+            self.only_opening &= self.up.eof;
+            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
+                t.note_client(bytes);
+            }
+        }
+        if let Some(bytes) = buf.get(..len).filter(|b| !b.is_empty()) {
+            self.up.rest = bytes.to_vec();
+            self.up.at = 0;
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Database to client.
+    fn pump_down<W: Warden>(&mut self, cx: &mut Context<'_>, buf: &mut [u8], warden: &W) -> Result<(), Event> {
+        let gate = || {
+            if warden.disturbed() {
+                Some(Event::Look)
+            } else if !warden.permitted() {
+                Some(Event::End(Ended::PermitLost))
+            } else {
+                None
+            }
+        };
+        let mut len = 0;
+        for _ in 0..ROUNDS {
+            match self.down.poll_send(cx, self.client, buf.get(..len).unwrap_or_default(), gate) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Refusal::Event(event))) => return Err(event),
+                Poll::Ready(Err(Refusal::Broken)) => return Err(Event::End(Ended::Client)),
+            }
+            if self.cut {
+                return Err(Event::End(Ended::SyncCancelled));
+            }
+            len = match self.backend.poll_read_into(cx, buf) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(_) | Ok(0)) if self.up.eof => return Err(Event::End(Ended::HalfClosed)),
+                Poll::Ready(Err(_) | Ok(0)) => return Err(Event::End(Ended::Server)),
+                Poll::Ready(Ok(n)) => n,
+            };
+            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
+                if self.down.moved == 0 && says_not_yet(bytes) {
+                    return Err(Event::End(Ended::NotYet));
+                }
+                self.clear_before = t.between_messages();
+                if let Some(most) = t.note_server(bytes) {
+                    self.cut = true;
+                    len = most;
+                }
+            }
+        }
+        if let Some(bytes) = buf.get(..len).filter(|b| !b.is_empty()) {
+            self.down.rest = bytes.to_vec();
+            self.down.at = 0;
+            self.down.untouched = true;
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// The client has closed its side: it may wait for answers as long as there are any.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            let (timer, moved) =
+                self.timer.get_or_insert_with(|| (Box::pin(tokio::time::sleep(self.half_closed)), self.down.moved));
+            ready!(timer.as_mut().poll(cx));
+            if *moved == self.down.moved {
+                return Poll::Ready(Event::End(Ended::HalfClosed));
+            }
+            self.timer = None;
+        }
+    }
+}
+
+impl Drop for Relay<'_> {
+    fn drop(&mut self) {
+        self.up.count(&self.counters.bytes_in, 1);
+        self.down.count(&self.counters.bytes_out, 1);
+    }
+}
+
+/// Is a database's very first message "not now" (starting up, shutting down)?
+fn says_not_yet(first: &[u8]) -> bool {
+    first.first() == Some(&b'E') && memchr::memmem::find(first, b"\0C57P03\0").is_some()
+}

@@ -1,0 +1,117 @@
+//! Finding and ending processes: all descendants of this one, or all that work in a folder.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process};
+
+/// Ends every descendant of this process and waits until none is left. `first` goes first: the database's first process,
+/// which must not see its children die and start anew. Returns how `first` ended.
+///
+/// Descendants whose parent dies become children of this process (it is their subreaper), so the loop ends only when
+/// the last of them is gone, whatever they forked in between.
+pub(super) fn end_all(first: Pid) -> Option<WaitStatus> {
+    let _ = kill_process(first, Signal::KILL);
+    let mut ending = None;
+    loop {
+        kill_below(std::process::id());
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == first => ending = Some(status),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return ending,
+        }
+    }
+}
+
+fn kill_below(parent: u32) {
+    for child in children(parent) {
+        kill_below(child);
+        if let Some(pid) = pid(child) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// The children of a process's first thread; with a kernel that does not list them, from everybody's parent.
+pub(crate) fn children(of: u32) -> Vec<u32> {
+    match fs::read_to_string(format!("/proc/{of}/task/{of}/children")) {
+        Ok(list) => list.split_ascii_whitespace().filter_map(|p| p.parse().ok()).collect(),
+        Err(_) => all_processes().into_iter().filter(|&p| parent(p) == Some(of)).collect(),
+    }
+}
+
+fn parent(process: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn all_processes() -> Vec<u32> {
+    let Ok(list) = fs::read_dir("/proc") else { return Vec::new() };
+    list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The database's processes whose working directory is one of `folders` or below it. (Not a person's shell there.)
+pub(crate) fn working_in(folders: &[PathBuf]) -> Vec<u32> {
+    let inside = |p: &u32| {
+        let Ok(at) = fs::read_link(format!("/proc/{p}/cwd")) else { return false };
+        folders.iter().any(|f| at.starts_with(f)) && is_database(*p)
+    };
+    all_processes().into_iter().filter(inside).collect()
+}
+
+fn is_database(process: u32) -> bool {
+    let Ok(program) = fs::read_link(format!("/proc/{process}/exe")) else { return false };
+    let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    name.starts_with("postgres") || name.starts_with("pg_") || name.starts_with("initdb")
+}
+
+/// Ends the processes that work in `folders` and waits until none is left, or `patience` is over. Blocks.
+///
+/// A process without a parent that cares stays as a zombie for a moment; it has no working directory any more.
+pub(crate) fn sweep(folders: &[PathBuf], patience: Duration) -> Result<usize, Vec<u32>> {
+    let mut ended = 0;
+    let mut waited = Duration::ZERO;
+    loop {
+        let left = end_working_in(folders);
+        if left.is_empty() {
+            return Ok(ended);
+        }
+        if waited >= patience {
+            return Err(left);
+        }
+        ended = ended.max(left.len());
+        std::thread::sleep(STEP);
+        waited += STEP;
+    }
+}
+
+/// Ends the database's processes that work in `folders`, without waiting; says which there were.
+pub(crate) fn end_working_in(folders: &[PathBuf]) -> Vec<u32> {
+    let found = working_in(folders);
+    for pid in found.iter().copied().filter_map(pid) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    found
+}
+
+const STEP: Duration = Duration::from_millis(2);
+
+/// A process's number as the system calls take it.
+pub(crate) fn pid(number: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(number).ok()?)
+}
+
+/// What a process calls itself now.
+pub(crate) fn title(process: u32) -> Option<String> {
+    let raw = fs::read(format!("/proc/{process}/cmdline")).ok()?;
+    let text = String::from_utf8_lossy(&raw);
+    Some(text.trim_end_matches(['\0', ' ']).replace('\0', " "))
+}
+
+/// How often a process has gone to sleep by itself: it has been awake between two readings that differ.
+pub(crate) fn sleeps(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
+    line.trim().parse().ok()
+}

@@ -1,0 +1,353 @@
+//! The guard: the database's parent process, and the agent's side of it.
+
+pub(crate) mod descendants;
+mod process;
+pub(crate) mod wire;
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use trine_protocol::Moment;
+
+use crate::{EngineError, Process};
+use wire::{FromGuard, Order, ToGuard};
+
+pub use process::main;
+pub use wire::Ending;
+
+/// The program that becomes a guard, and the arguments that come before the guard's own: `trine` and `["guard"]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardCommand {
+    /// Which program.
+    pub program: PathBuf,
+    /// Its first arguments.
+    pub args: Vec<String>,
+}
+
+/// How long a guard that runs may take to say who it is. One that does not is frozen.
+const HELLO: Duration = Duration::from_secs(1);
+/// How long a new guard may take until it listens.
+const SPAWN: Duration = Duration::from_secs(10);
+/// After a kill that the guard does not confirm by then, the agent ends the processes itself, and the guard too.
+const CONFIRM: Duration = Duration::from_millis(250);
+
+/// The agent's side: starts guards, talks to the one that runs, and knows whether anything of the database is left.
+#[derive(Clone, Debug)]
+pub(crate) struct GuardClient {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    command: GuardCommand,
+    socket: PathBuf,
+    log: PathBuf,
+    /// Where the database's processes work.
+    data: PathBuf,
+    state: watch::Sender<Process>,
+    link: Mutex<Option<Link>>,
+    ending: Mutex<Option<Ending>>,
+    /// Held while processes that work in `data` are looked up and ended, so that a new database is never among them.
+    sweeping: Mutex<()>,
+}
+
+/// A connection to a guard.
+#[derive(Debug)]
+struct Link {
+    write: StdStream,
+    guard: u32,
+    database: u32,
+    guard_fd: OwnedFd,
+    database_fd: OwnedFd,
+}
+
+impl GuardClient {
+    /// `data` is the database's working directory; the guard's own messages are appended to `log`.
+    pub(crate) fn new(command: GuardCommand, socket: PathBuf, log: PathBuf, data: PathBuf) -> Self {
+        let shared = Shared {
+            command,
+            socket,
+            log,
+            data,
+            state: watch::Sender::new(Process::Stopped),
+            link: Mutex::new(None),
+            ending: Mutex::new(None),
+            sweeping: Mutex::new(()),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<Process> {
+        self.shared.state.subscribe()
+    }
+
+    /// The guard's and the database's processes.
+    pub(crate) fn pids(&self) -> Option<(u32, u32)> {
+        self.shared.link().as_ref().map(|l| (l.guard, l.database))
+    }
+
+    /// How the last database ended.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        *self.shared.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The database `pid` has answered.
+    pub(crate) fn answered(&self, pid: u32) {
+        if self.pids().is_some_and(|(_, p)| p == pid) {
+            self.shared.state.send_if_modified(|s| {
+                let starting = *s == Process::Starting;
+                if starting {
+                    *s = Process::Running;
+                }
+                starting
+            });
+        }
+    }
+
+    /// Finds a guard that runs already. False: there is none, and nothing of a database either (`folders` are swept).
+    pub(crate) async fn attach(&self, folders: Vec<PathBuf>) -> Result<bool, EngineError> {
+        if self.pids().is_some() {
+            return Ok(true);
+        }
+        match self.connect().await {
+            Ok(_) => return Ok(true),
+            Err(Knock::Nobody) => {}
+            Err(Knock::Silent(guard)) => {
+                tracing::error!(guard, "the guard does not answer: ending it and its database");
+                if let Some(pid) = guard.and_then(descendants::pid) {
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            }
+        }
+        let left = blocking(move || descendants::sweep(&folders, Duration::from_secs(10))).await;
+        match left {
+            Ok(0) => Ok(false),
+            Ok(count) => {
+                tracing::warn!(count, "ended database processes that had lost their guard");
+                Ok(false)
+            }
+            Err(left) => Err(EngineError::StopFailed(format!("processes {left:?} of an earlier run can't be ended"))),
+        }
+    }
+
+    /// Starts a guard with a database. `order.socket` is this client's.
+    pub(crate) async fn spawn(&self, order: &Order) -> Result<(), EngineError> {
+        let failed = |source| EngineError::Guard { action: "start", source };
+        let text = serde_json::to_string(order).map_err(io::Error::from).map_err(failed)?;
+        let mut child = {
+            let _none = self.shared.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+            self.shared.fork(&text).map_err(failed)?
+        };
+        let id = child.id();
+        let (gone_tx, mut gone) = watch::channel(false);
+        tokio::spawn(async move {
+            let end = child.wait().await;
+            tracing::debug!(?end, "the guard's process has ended");
+            let _ = gone_tx.send(true);
+        });
+        let connected = async {
+            loop {
+                match self.connect().await {
+                    Ok(guard) if Some(guard) == id => return,
+                    Ok(guard) => tracing::debug!(guard, "an earlier guard still runs"),
+                    Err(_) => {}
+                }
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::select! {
+            () = connected => Ok(()),
+            _ = gone.changed() => {
+                let said = tail(&self.shared.log, 2000).await;
+                Err(failed(io::Error::other(said.lines().last().unwrap_or("it ended at once").to_owned())))
+            }
+            () = sleep(SPAWN) => Err(failed(io::Error::from(io::ErrorKind::TimedOut))),
+        }
+    }
+
+    async fn connect(&self) -> Result<u32, Knock> {
+        let stream = UnixStream::connect(&self.shared.socket).await.map_err(|_| Knock::Nobody)?;
+        let other = stream.peer_cred().ok().and_then(|c| c.pid()).and_then(|p| u32::try_from(p).ok());
+        let write = rustix::io::fcntl_dupfd_cloexec(&stream, 0).map_err(|_| Knock::Nobody)?;
+        let mut lines = BufReader::new(stream).lines();
+        let Ok(first) = timeout(HELLO, lines.next_line()).await else { return Err(Knock::Silent(other)) };
+        let Ok(Some(first)) = first else { return Err(Knock::Nobody) };
+        let Ok(FromGuard::Hello { guard, database }) = serde_json::from_str(&first) else { return Err(Knock::Nobody) };
+        let fd = |p| descendants::pid(p).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok()).ok_or(Knock::Nobody);
+        let link = Link { write: write.into(), guard, database, guard_fd: fd(guard)?, database_fd: fd(database)? };
+        *self.shared.link() = Some(link);
+        *self.shared.ending.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shared.state.send_replace(Process::Starting);
+        tokio::spawn(Arc::clone(&self.shared).hear(lines, guard));
+        Ok(guard)
+    }
+
+    /// Sends a signal to the database's first process.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        self.shared.link().as_ref().is_some_and(|l| pidfd_send_signal(&l.database_fd, signal).is_ok())
+    }
+
+    /// Arms the guard or moves its deadline.
+    pub(crate) fn push(&self, deadline: Moment) {
+        self.shared.tell(ToGuard::Deadline(deadline.as_nanos()));
+    }
+
+    /// Ends everything at once, also when the guard itself is frozen.
+    pub(crate) fn kill(&self) {
+        self.shared.tell(ToGuard::Kill);
+        self.signal(Signal::KILL);
+        let Some((guard, _)) = self.pids() else { return };
+        let shared = Arc::clone(&self.shared);
+        let spawned = std::thread::Builder::new().name("kill".into()).spawn(move || shared.confirm_kill(guard));
+        if let Err(e) = spawned {
+            tracing::error!(error = %e, "can't start a thread to see the database's end");
+        }
+    }
+}
+
+/// Why nobody opened.
+enum Knock {
+    Nobody,
+    Silent(Option<u32>),
+}
+
+impl Shared {
+    fn link(&self) -> MutexGuard<'_, Option<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, what: ToGuard) {
+        let mut slot = self.link();
+        let Some(link) = slot.as_mut() else { return };
+        let Ok(mut line) = serde_json::to_vec(&what) else { return };
+        line.push(b'\n');
+        match link.write.write(&line) {
+            Ok(n) if n == line.len() => {}
+            // A guard that does not read for thousands of lines is frozen: the database goes with it when it wakes.
+            Ok(_) => drop(link.write.shutdown(std::net::Shutdown::Both)),
+            Err(e) => tracing::debug!(error = %e, "the guard does not take a message"),
+        }
+    }
+
+    /// Follows what the guard says until it is gone.
+    async fn hear(self: Arc<Self>, mut lines: tokio::io::Lines<BufReader<UnixStream>>, guard: u32) {
+        let mut ending = None;
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Ok(FromGuard::Exited(e)) = serde_json::from_str(&line) {
+                ending = Some(e);
+                break;
+            }
+        }
+        if ending.is_none() {
+            self.end_without_guard(guard).await;
+        }
+        if let Some(e) = ending
+            && e.deadline
+        {
+            tracing::warn!("the guard ended the database: its deadline was not pushed in time");
+        }
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = ending;
+        let mut slot = self.link();
+        if slot.as_ref().is_some_and(|l| l.guard == guard) {
+            *slot = None;
+            drop(slot);
+            self.state.send_replace(Process::Stopped);
+        }
+    }
+
+    /// The connection broke without a farewell: the guard is dead, or its line was cut. Nothing may live on without it.
+    async fn end_without_guard(&self, guard: u32) {
+        tracing::error!(guard, "the guard is gone: ending what is left of the database");
+        if let Some(l) = self.link().as_ref() {
+            let _ = pidfd_send_signal(&l.guard_fd, Signal::KILL);
+            let _ = pidfd_send_signal(&l.database_fd, Signal::KILL);
+        }
+        loop {
+            let folders = vec![self.data.clone()];
+            match blocking(move || descendants::sweep(&folders, Duration::from_secs(5))).await {
+                Ok(_) => return,
+                Err(left) => tracing::error!(?left, "database processes can't be ended"),
+            }
+        }
+    }
+
+    /// In a thread of its own: the guard may be frozen, then its database is ended without it.
+    fn confirm_kill(&self, guard: u32) {
+        let same = || self.link().as_ref().is_some_and(|l| l.guard == guard);
+        let folders = [self.data.clone()];
+        let step = Duration::from_millis(10);
+        let mut waited = Duration::ZERO;
+        while same() && waited < CONFIRM {
+            {
+                let _one = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+                if same() {
+                    descendants::end_working_in(&folders);
+                }
+            }
+            std::thread::sleep(step);
+            waited += step;
+        }
+        if let Some(l) = self.link().as_ref()
+            && l.guard == guard
+            && descendants::working_in(&folders).is_empty()
+        {
+            tracing::error!(guard, "the guard does not confirm the database's end: ending the guard");
+            let _ = pidfd_send_signal(&l.guard_fd, Signal::KILL);
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn fork(&self, order: &str) -> io::Result<tokio::process::Child> {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(&self.log)?;
+        let mut command = tokio::process::Command::new(&self.command.program);
+        command.args(&self.command.args).arg(order).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        // SAFETY: runs in the child between fork and exec, and makes one system call. A session of its own: what ends the
+        // agent (a terminal, a group's signal) must leave the guard to its duty.
+        unsafe {
+            command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+        }
+        command.spawn()
+    }
+}
+
+/// The end of a text file, at most `bytes`; empty when it can't be read.
+pub(crate) async fn tail(path: &Path, bytes: u64) -> String {
+    let path = path.to_owned();
+    blocking(move || tail_now(&path, bytes)).await
+}
+
+fn tail_now(path: &Path, bytes: u64) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let read = || -> io::Result<Vec<u8>> {
+        let mut f = std::fs::File::open(path)?;
+        let length = f.metadata()?.len();
+        f.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+        let mut content = Vec::new();
+        f.take(bytes).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// Runs what may block on a disk or `/proc` off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(value) => value,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only when the runtime is being torn down: nobody waits any more.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# A cluster of three on this machine loses its primary's node under load, and goes on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${DIR:=/var/tmp/trine-demo}"
+: "${CARGO_TARGET_DIR:=$PWD/target}"
+export CARGO_TARGET_DIR
+say() { printf '\n==> %s\n' "$*"; }
+
+bash scripts/install.sh postgres
+say "Building (release)"
+cargo build --release -p trine -p trine-bench
+trine=$CARGO_TARGET_DIR/release/trine
+bench=$CARGO_TARGET_DIR/release/trine-bench
+field() { sed -n 's/.*"'"$1"'" *: *"\([^"]*\)".*/\1/p' | head -n 1; }
+
+say "Three nodes on 127.0.0.1, 127.0.0.2 and 127.0.0.3, in $DIR"
+"$trine" local up --dir "$DIR"
+"$trine" status --dir "$DIR"
+
+primary=$("$trine" status --dir "$DIR" --json | field primary)
+writer=$("$trine" endpoints --dir "$DIR" --json | field writer)
+say "Four clients write through the writer endpoint; after 4 s, every process of $primary, the primary, is killed at once"
+"$bench" probe --human --dsn "$writer" --clients 4 --seconds 12 --fault-after 4 --table demo --verify "$writer" \
+    --fault "'$trine' local kill-node '$primary' --dir '$DIR'"
+"$trine" status --dir "$DIR"
+
+say "$primary comes back: it takes back what nobody else has, and follows the new primary"
+"$trine" local start-node "$primary" --dir "$DIR" --wait
+"$trine" status --dir "$DIR"
+say "What the cluster decided, and why"
+"$trine" events --dir "$DIR" | tail -n 12
+
+say "The cluster is left running"
+"$trine" endpoints --dir "$DIR"
+cat <<TEXT
+
+  psql '$writer'
+  $trine status --dir $DIR --watch
+  $trine switchover --dir $DIR
+
+Stop it and remove all of it: make demo-down
+TEXT

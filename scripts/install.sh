@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Installs from the distribution what is missing, after saying what that is. Usage: install.sh postgres|tests|bench …
+set -euo pipefail
+
+say() { printf '==> %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
+
+# One of PostgreSQL's server programs, wherever distributions put them.
+have_postgres() {
+    local dir
+    for dir in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/libexec/postgresql*/ ${PATH//:/ }; do
+        [ -x "$dir/$1" ] && return 0
+    done
+    return 1
+}
+
+if have apt-get; then manager=apt
+elif have dnf; then manager=dnf
+elif have apk; then manager=apk
+elif have pacman; then manager=pacman
+else manager=none
+fi
+
+# Names of packages: one column for each way to install them.
+package() {
+    local apt dnf apk pacman
+    case "$1" in
+        postgres)  apt=postgresql dnf="postgresql-server postgresql-contrib" apk="postgresql postgresql-contrib postgresql-client" pacman=postgresql ;;
+        ip)        apt=iproute2   dnf=iproute      apk=iproute2   pacman=iproute2 ;;
+        iptables)  apt=iptables   dnf=iptables-nft apk=iptables   pacman=iptables ;;
+        util)      apt=util-linux dnf=util-linux   apk=util-linux pacman=util-linux ;;
+        haproxy)   apt=haproxy    dnf=haproxy      apk=haproxy    pacman=haproxy ;;
+        cc)        apt=gcc        dnf=gcc          apk="gcc musl-dev" pacman=gcc ;;
+        *) die "no package is known for $1" ;;
+    esac
+    case "$manager" in
+        apt) echo "$apt" ;; dnf) echo "$dnf" ;; apk) echo "$apk" ;; pacman) echo "$pacman" ;; none) echo "$1" ;;
+    esac
+}
+
+missing=()
+need() { missing+=("$(package "$1")"); }
+for what in "$@"; do
+    have cc || need cc
+    for program in postgres initdb pg_basebackup pg_rewind psql; do
+        have_postgres "$program" || { need postgres; break; }
+    done
+    case "$what" in
+        postgres) ;;
+        tests|bench)
+            have ip || need ip
+            have iptables || need iptables
+            if ! have nsenter || ! have setpriv || ! have unshare; then need util; fi
+            if [ "$what" = bench ]; then have haproxy || need haproxy; fi
+            ;;
+        *) die "install.sh knows postgres, tests and bench, not $what" ;;
+    esac
+done
+if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
+mapfile -t packages < <(printf '%s\n' "${missing[@]}" | tr ' ' '\n' | sort -u)
+
+have cargo || die "Rust is missing: see https://rustup.rs"
+[ "$manager" != none ] || die "install these yourself, no package manager is known here: ${packages[*]}"
+if [ "$(id -u)" -eq 0 ]; then as_root=()
+elif have sudo; then as_root=(sudo)
+else die "not root, and no sudo: install these yourself: ${packages[*]}"
+fi
+say "This installs from the distribution, with $manager: ${packages[*]}"
+
+apt() {
+    # Another apt may be running on a machine that has just been started. apt waits for dpkg's lock, not for its own.
+    local log tries
+    log=$(mktemp)
+    for tries in $(seq 60); do
+        if "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" 2>&1 | tee "$log"; then
+            rm -f "$log"
+            return 0
+        fi
+        grep -q 'Could not get lock\|Unable to acquire\|Unable to lock' "$log" || break
+        say "waiting for another apt to finish ($tries)"
+        sleep 5
+    done
+    rm -f "$log"
+    die "apt-get $* failed"
+}
+
+case "$manager" in
+    apt)
+        apt update
+        config=/etc/postgresql-common/createcluster.conf
+        changed=
+        if printf '%s\n' "${packages[@]}" | grep -qx postgresql; then
+            # Debian would make and start a database of its own on port 5432, which nobody asked for.
+            apt install --no-install-recommends postgresql-common
+            if [ -f "$config" ] && ! grep -q '^create_main_cluster *= *false' "$config"; then
+                "${as_root[@]}" cp -p "$config" "$config.before-trine"
+                echo 'create_main_cluster = false' | "${as_root[@]}" tee -a "$config" >/dev/null
+                changed=1
+            fi
+        fi
+        apt install --no-install-recommends "${packages[@]}"
+        if [ -n "$changed" ]; then "${as_root[@]}" mv "$config.before-trine" "$config"; fi
+        ;;
+    dnf) "${as_root[@]}" dnf -y install "${packages[@]}" ;;
+    apk) "${as_root[@]}" apk add "${packages[@]}" ;;
+    pacman) "${as_root[@]}" pacman -Sy --noconfirm --needed "${packages[@]}" ;;
+esac
+have_postgres postgres || die "PostgreSQL was installed, and its programs are not where they are looked for; set engine.bin_dir"

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Everything that is tested: formatting, clippy, the crates' own tests, then faults on real processes.
+# Arguments are passed on to the fault tests, as a filter.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+say() { printf '\n==> %s\n' "$*"; }
+
+bash scripts/install.sh tests
+
+say "Formatting"
+cargo fmt --all --check
+say "Clippy"
+cargo clippy --workspace --all-targets -- -D warnings
+say "Building"
+cargo build --workspace --bins
+
+# A failure does not hide the ones after it.
+failed=0
+if cargo nextest --version >/dev/null 2>&1; then
+    say "The crates' own tests"
+    cargo nextest run --workspace --exclude trine-tests --no-fail-fast || failed=1
+    say "Faults on real processes, one after the other"
+    bash scripts/as-root.sh cargo nextest run -p trine-tests -j1 --no-fail-fast "$@" || failed=1
+else
+    say "The crates' own tests"
+    cargo test --workspace --exclude trine-tests --no-fail-fast || failed=1
+    say "Faults on real processes, one after the other"
+    bash scripts/as-root.sh cargo test -p trine-tests --no-fail-fast "$@" -- --test-threads=1 || failed=1
+fi
+exit "$failed"
