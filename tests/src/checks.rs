@@ -127,7 +127,7 @@ pub fn amcheck(cluster: &Cluster) -> Result<()> {
         let password = crate::sql::Secrets::read(&node.dir)?.superuser_password;
         let mut c = Command::new("pg_amcheck");
         c.args(["--no-password", "--heapallindexed", "-U", "trine", "-p", "6500", "-d", DATABASE, "-h"]);
-        c.arg(node.dir.join("run")).env("PGPASSWORD", password);
+        c.arg(node.dir.join("run/db")).env("PGPASSWORD", password);
         crate::namespace::run(&mut c).with_context(|| format!("pg_amcheck on {}", node.name))?;
     }
     Ok(())

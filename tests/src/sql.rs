@@ -50,7 +50,7 @@ impl Sql {
     pub fn open(node_dir: &Path, port: u16, database: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let mut config = Config::new();
-        config.host_path(node_dir.join("run")).port(port).user("trine").dbname(database);
+        config.host_path(node_dir.join("run/db")).port(port).user("trine").dbname(database);
         config.password(Secrets::read(node_dir)?.superuser_password);
         let client = runtime.block_on(async {
             let (client, connection) = timeout(PATIENCE, config.connect(NoTls)).await??;

@@ -86,15 +86,13 @@ pub(crate) fn account(node: &Node) -> Account {
     let seen = node.seen.borrow().clone();
     let doing = node.doing.borrow().clone();
     let state = node.state();
-    if let Some(held) = state.held() {
-        let _ = held;
-        node.desk.learn(state.epoch);
-    }
+    let led = state.held().map_or(Epoch::ZERO, |_| state.epoch);
+    node.desk.learn(led);
     let database = database(node, &seen, &doing);
     let readable = is_readable(&seen, &doing, &database, state.epoch);
     let report = Report {
         promised: node.desk.promised(),
-        seen: state.epoch,
+        seen: led,
         silence: node.desk.silence(),
         seal: doing.sealed.map(|(epoch, position)| Seal { epoch, lease_left: node.desk.lease_left(), position }),
         data: copy_of(&seen),

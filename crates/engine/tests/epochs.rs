@@ -86,8 +86,8 @@ async fn a_promotion_takes_the_number_of_its_epoch_and_followers_follow() {
     assert_eq!((history.epoch, history.forks.len()), (Epoch(7), 2));
 
     // The old primary is a prefix here: it follows, over every number between, and the barrier passes.
-    n1.engine.start().await.unwrap();
-    n1.engine.seal().await.unwrap();
+    timed("start after a kill", n1.engine.start()).await.unwrap();
+    timed("seal after a kill", n1.engine.seal()).await.unwrap();
     timed("follow 2 -> 7", n1.follow(&n2)).await;
     timed("barrier over a standby", n2.engine.barrier(Epoch(7))).await.unwrap();
     n1.catch_up(&n2).await;

@@ -74,12 +74,12 @@ impl Controller {
         if let Some(asked) = asked_failover(state, fresh) {
             return vec![asked];
         }
-        let floor = fresh.values().filter(|r| r.data == Copy::Complete).map(|r| r.floor).max().unwrap_or_default();
-        if floor >= state.epoch {
-            // The cluster's first epoch, or a copy that was adopted: the log's own numbering is already there.
-            if let Some(first) = begin(state, floor.next(), "a copy's log is numbered as far as this", None) {
-                return vec![first];
-            }
+        // The cluster's first epoch, or a copy that was adopted: the log's own numbering is already there.
+        let known = |r: &&&Report| r.data == Copy::Complete && r.floor > Epoch::ZERO;
+        let floor = fresh.values().filter(known).map(|r| r.floor).max();
+        if let Some(floor) = floor.filter(|f| *f >= state.epoch) {
+            let because = format!("epochs up to {floor} are in the log already");
+            return begin(state, floor.next(), &because, None).into_iter().collect();
         }
         let since = remembered(&mut self.vacant, state.epoch, now);
         match elect(state, fresh) {

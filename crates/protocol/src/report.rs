@@ -12,7 +12,7 @@ use crate::{Epoch, NodeName, Position};
 pub struct Report {
     /// The newest epoch that this voter has promised, on its disk.
     pub promised: Epoch,
-    /// The epoch of the state that it has applied.
+    /// The newest epoch that it knows to have a primary: `silence` is about that one. While it knows of none, 0.
     pub seen: Epoch,
     /// For how long no lease of the present epoch was renewed here.
     pub silence: Duration,

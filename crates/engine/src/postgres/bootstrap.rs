@@ -3,7 +3,7 @@
 use super::Postgres;
 use super::binaries::{Tool, data_major};
 use super::control::Control;
-use super::paths::{remove_tree, sync_dir};
+use super::paths::{remove_tree, sync_all, sync_dir};
 use super::setup::Private;
 use crate::{CopyId, EngineError};
 
@@ -28,22 +28,21 @@ impl Postgres {
         let data = &self.paths.fresh;
         let binaries = self.newest_binaries()?;
         self.account.make_dir(data)?;
-        let tool = |name| Tool { name, binaries: &binaries, account: &self.account, paths: &self.paths };
+        let tool = Tool { name: "initdb", binaries: &binaries, account: &self.account, paths: &self.paths };
         let mut args: Vec<String> =
             ["--username=trine", "--encoding=UTF8", "--data-checksums", "--no-sync"].map(str::to_owned).to_vec();
         args.extend(["--auth=scram-sha-256".into(), format!("--locale={}", utf8_locale().await)]);
         let password = self.paths.sockets.join("initdb");
         self.account.write(&password, format!("{}\n", self.config.superuser_password).as_bytes())?;
         args.extend([format!("--pwfile={}", password.display()), format!("--pgdata={}", data.display())]);
-        let said = tool("initdb").run(&args, |_| {}).await;
+        let said = tool.run(&args, |_| {}).await;
         super::paths::remove_file(&password)?;
         self.check_tool("initdb", &said?)?;
         let place = self.paths.private();
         let private = Private { binaries: &binaries, account: &self.account, data, place, settings: &[] };
         private.set_up(&self.config.superuser_password, &self.config.app_password).await?;
         remove_tree(&private.place)?;
-        let sync = ["--sync-only".to_owned(), format!("--pgdata={}", data.display())];
-        self.check_tool("initdb", &tool("initdb").run(&sync, |_| {}).await?)?;
+        sync_all(data).await?;
         let control = Control::read(&binaries, &self.account, data).await?;
         if control.is_shut_down() {
             Ok(())

@@ -11,7 +11,7 @@ use super::Postgres;
 use super::binaries::{Tool, data_major};
 use super::config::{Live, conninfo};
 use super::control::Control;
-use super::paths::{remove_file, remove_tree, sync_dir};
+use super::paths::{remove_file, remove_tree, sync_all, sync_dir};
 use crate::{CopyId, EngineError, Progress, Upstream};
 
 /// What the primary sees of a clone: no node's name, or the clone would count for the sync rule.
@@ -58,7 +58,8 @@ impl Postgres {
             "--wal-method=stream",
             "--checkpoint=fast",
             "--no-manifest",
-            "--progress", "--verbose",
+            "--progress",
+            "--no-sync",
             "--no-password",
             &format!("--pgdata={}", fresh.display()),
             &format!("--dbname={dsn}"),
@@ -67,7 +68,6 @@ impl Postgres {
         let tool = Tool { name: "pg_basebackup", binaries: &binaries, account: &self.account, paths: &self.paths };
         let said = tool
             .run(&args, |line| {
-                eprintln!("DBG {:?} {line}", self.clock.wall());
                 if let Some((done, total)) = kilobytes(line) {
                     progress.send_replace(Progress { phase: "copying".into(), done, total: Some(total) });
                 }
@@ -84,7 +84,8 @@ impl Postgres {
             }
             _ => {
                 self.account.write(&fresh.join("standby.signal"), b"")?;
-                sync_dir(fresh)
+                progress.send_replace(Progress { phase: "writing to disk".into(), done: 0, total: None });
+                sync_all(fresh).await
             }
         }
     }

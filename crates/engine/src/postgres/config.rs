@@ -91,12 +91,15 @@ const DEFAULTS: &[(&str, &str)] = &[
     // A member that is away for long must not fill the primary's disk.
     ("max_slot_wal_keep_size", "4GB"),
     ("synchronous_commit", "on"),
+    // After a crash: one flush for the file system, not one for each of thousands of files.
+    ("recovery_init_sync_method", "syncfs"),
 ];
 
 /// What only some versions know.
 fn known(key: &str, major: u32) -> bool {
     match key {
         "allow_in_place_tablespaces" => major >= 15,
+        "recovery_init_sync_method" => major >= 14,
         _ => true,
     }
 }
@@ -274,7 +277,6 @@ pub(super) fn conninfo(name: &str, to: &Upstream, link: &Path, database: Option<
         ("sslcert", file("node.pem")),
         ("sslkey", file("node.key")),
         ("gssencmode", "disable".into()),
-        ("passfile", "/dev/null".into()),
         ("connect_timeout", "2".into()),
         ("keepalives_idle", "2".into()),
         ("keepalives_interval", "1".into()),
@@ -291,7 +293,7 @@ pub(super) fn conninfo(name: &str, to: &Upstream, link: &Path, database: Option<
 pub(super) fn render(config: &PostgresConfig, paths: &Paths, major: u32, floor: &[(String, u32)]) -> String {
     let mut text =
         String::from("# Written by trine at every start. Your own settings: [engine.parameters] in trine.toml.\n");
-    for (key, value) in DEFAULTS {
+    for (key, value) in DEFAULTS.iter().filter(|(k, _)| known(k, major)) {
         if !config.parameters.contains_key(*key) {
             set(&mut text, key, value);
         }

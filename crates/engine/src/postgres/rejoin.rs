@@ -17,7 +17,7 @@ use super::clone::kilobytes;
 use super::config::conninfo;
 use super::control::lsn;
 use super::follow::{judge, parts};
-use super::paths::{remove_file, sync_dir};
+use super::paths::{remove_file, sync_all, sync_dir};
 use crate::{EngineError, Followed, Fork, History, Progress, Upstream};
 
 /// What the primary sees of a rewind: no node's name.
@@ -185,6 +185,7 @@ impl Postgres {
             format!("--source-server={dsn}"),
             "--no-ensure-shutdown".into(),
             "--progress".into(),
+            "--no-sync".into(),
         ];
         let tool = Tool { name: "pg_rewind", binaries: &binaries, account: &self.account, paths: &self.paths };
         self.set_mark(epoch, Phase::Rewinding)?;
@@ -197,6 +198,7 @@ impl Postgres {
             .await?;
         let untouched = !said.text.contains("need to copy");
         if said.ok && !said.text.contains("no rewind required") {
+            sync_all(&self.paths.data).await?;
             return self.set_mark(epoch, Phase::Rewound);
         }
         if untouched {

@@ -35,6 +35,23 @@ pub(crate) struct Node {
 static LOGS: Once = Once::new();
 static PORT: AtomicU16 = AtomicU16::new(26500);
 
+/// A bootstrapped copy that all tests of a file begin with.
+static TEMPLATE: tokio::sync::OnceCell<tempfile::TempDir> = tokio::sync::OnceCell::const_new();
+
+async fn first_copy() -> tempfile::TempDir {
+    let cluster = Cluster::new();
+    cluster.node("n0").engine.bootstrap().await.unwrap();
+    cluster.dir
+}
+
+/// Runs a program that must succeed.
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {said} (these tests need root, for users and mounts)");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 fn free_port() -> u16 {
     loop {
         let port = PORT.fetch_add(1, Ordering::Relaxed);
@@ -96,7 +113,8 @@ impl Cluster {
     /// A primary of epoch 2 that commits alone.
     pub(crate) async fn primary(&self, name: &str) -> Node {
         let node = self.node(name);
-        node.engine.bootstrap().await.unwrap();
+        let template = TEMPLATE.get_or_init(first_copy).await;
+        run("cp", &["-a", template.path().join("n0/data").to_str().unwrap(), node.dir.to_str().unwrap()]);
         node.engine.start().await.unwrap();
         node.lead(2, &[]).await;
         node
@@ -249,6 +267,21 @@ pub(crate) async fn timed<T>(what: &str, f: impl Future<Output = T>) -> T {
     value
 }
 
-pub(crate) fn exists(path: &Path) -> bool {
-    path.exists()
+/// What must not happen: true when `f` is not done within 300 ms.
+pub(crate) async fn hangs<T>(f: impl Future<Output = T>) -> bool {
+    tokio::time::timeout(Duration::from_millis(300), f).await.is_err()
+}
+
+/// The processes below `pid` whose title contains `what`.
+pub(crate) fn titled(node: &Node, what: &str) -> Vec<u32> {
+    let title = |p: &u32| std::fs::read(format!("/proc/{p}/cmdline")).unwrap_or_default();
+    node.processes().into_iter().filter(|p| String::from_utf8_lossy(&title(p)).contains(what)).collect()
+}
+
+/// The names in a folder.
+pub(crate) fn list(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
