@@ -125,7 +125,7 @@ pub fn amcheck(cluster: &Cluster) -> Result<()> {
     copies_identical(cluster)?;
     for node in cluster.nodes() {
         let password = crate::sql::Secrets::read(&node.dir)?.superuser_password;
-        let mut c = Command::new("pg_amcheck");
+        let mut c = Command::new(crate::postgres::bin_dir()?.join("pg_amcheck"));
         c.args(["--no-password", "--heapallindexed", "-U", "trine", "-p", "6500", "-d", DATABASE, "-h"]);
         c.arg(node.dir.join("run/db")).env("PGPASSWORD", password);
         crate::namespace::run(&mut c).with_context(|| format!("pg_amcheck on {}", node.name))?;

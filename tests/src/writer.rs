@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
+use tokio_postgres::config::Host;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
 
 use crate::ledger::{Ack, Ended, Report};
@@ -26,7 +27,7 @@ pub struct WriterOptions {
     pub first_id: i64,
     /// At most one insert of each client in this time, in milliseconds.
     pub pace_ms: u64,
-    /// A connection attempt is given up after this time.
+    /// A connection attempt to one host is given up after this time.
     pub connect_timeout_ms: u64,
     /// An insert without an answer is given up (and counted as unknown) after this time.
     pub answer_timeout_ms: u64,
@@ -123,29 +124,62 @@ struct Session {
 /// PostgreSQL's words, in every version since 9.1, when it stops waiting for a standby and answers OK all the same.
 const NOT_REPLICATED: &str = "canceling wait for synchronous replication";
 
-/// Connects, and logs warnings that make an OK worthless.
+/// The hosts of a DSN, each as a configuration of its own.
+fn hosts(dsn: &str) -> Result<Vec<Config>> {
+    let all: Config = dsn.parse().context("the DSN")?;
+    let ports = all.get_ports();
+    let of_each = all.get_hosts().iter().enumerate().map(|(n, host)| {
+        let mut one = Config::new();
+        match host {
+            Host::Tcp(name) => one.host(name),
+            Host::Unix(path) => one.host_path(path),
+        };
+        one.port(ports.get(n).or(ports.first()).copied().unwrap_or(5432));
+        one.user(all.get_user().unwrap_or("postgres")).dbname(all.get_dbname().unwrap_or("postgres"));
+        if let Some(password) = all.get_password() {
+            one.password(password);
+        }
+        // A node that is cut off answers nothing at all: without these a client sits on its half of a connection for hours.
+        one.connect_timeout(Duration::from_secs(1)).tcp_user_timeout(Duration::from_secs(2));
+        one.keepalives_idle(Duration::from_secs(1)).keepalives_interval(Duration::from_secs(1)).keepalives_retries(2);
+        one
+    });
+    Ok(of_each.collect())
+}
+
+/// Connects to the first host that takes a session within `each`, as libpq does: also a host that only *accepts* the
+/// connection (because its agent is frozen, say) is left for the next one. Logs warnings that make an OK worthless.
 ///
 /// # Errors
-/// No host of the DSN took the connection.
-pub async fn connect(dsn: &str, within: Duration) -> Result<(Client, Arc<AtomicBool>)> {
-    let mut config: Config = dsn.parse().context("the DSN")?;
-    // A node that is cut off answers nothing at all: without these a client sits on its half of a connection for hours.
-    config.connect_timeout(Duration::from_secs(1)).tcp_user_timeout(Duration::from_secs(2));
-    config.keepalives_idle(Duration::from_secs(1)).keepalives_interval(Duration::from_secs(1)).keepalives_retries(2);
-    let (client, mut connection) =
-        timeout(within, config.connect(NoTls)).await.context("no answer in time to the connection attempt")??;
-    let warned = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&warned);
-    tokio::spawn(async move {
-        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notice(n) = message
-                && n.message().contains(NOT_REPLICATED)
-            {
-                flag.store(true, Ordering::SeqCst);
+/// No host of the DSN took a session; the last one's error.
+pub async fn connect(dsn: &str, each: Duration) -> Result<(Client, Arc<AtomicBool>)> {
+    let mut last = anyhow::anyhow!("the DSN names no host");
+    for config in hosts(dsn)? {
+        let (client, mut connection) = match timeout(each, config.connect(NoTls)).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(e)) => {
+                last = e.into();
+                continue;
             }
-        }
-    });
-    Ok((client, warned))
+            Err(e) => {
+                last = e.into();
+                continue;
+            }
+        };
+        let warned = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&warned);
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notice(n) = message
+                    && n.message().contains(NOT_REPLICATED)
+                {
+                    flag.store(true, Ordering::SeqCst);
+                }
+            }
+        });
+        return Ok((client, warned));
+    }
+    Err(last)
 }
 
 /// Makes the table, waiting for the endpoint as long as it takes (up to `within`).

@@ -70,8 +70,8 @@ fn priority_zero_hands_its_data_on_and_never_leads() {
     });
 }
 
-/// n1 gets a log that nobody else has: both standbys are deaf, so none of it is ever acknowledged. Then n1 is lost, and
-/// its successor goes another way.
+/// n1 gets a log that nobody else has: both standbys are deaf, so none of it is ever acknowledged, and it is more than
+/// what sockets hold (that much they still hear). Then n1 is lost, and its successor goes another way.
 fn n1_diverges(s: &Scenario, size: u32) -> Result<()> {
     let status = led_by_n1(s)?;
     let writer = s.writer()?;
@@ -109,7 +109,7 @@ fn lsn(text: &str) -> Result<u64> {
 #[test]
 fn old_primary_with_writes_of_its_own_is_rewound() {
     scenario("rewound", &Options::network(), |s| {
-        n1_diverges(s, 1000)?;
+        n1_diverges(s, 40_000)?;
         s.cluster.start_node("n1")?;
         s.cluster.wait_healthy()?;
         let kept = s.cluster.node("n1").dir.join("kept");
@@ -167,7 +167,7 @@ fn primary_and_a_standby_lost_is_refused_until_a_person_accepts_it() {
             Ok((status.health == "unavailable" && alarms > 0).then_some(status))
         })?;
         println!("two-lost: {:?}", told.more.get("alarms"));
-        let refused = s.cluster.trine(&["failover", "--to", "n3"])?;
+        let refused = s.cluster.trine(&["failover", "--to", "n3", "--timeout", "10"])?;
         ensure!(!refused.status.success(), "a failover without proof was carried out");
         ensure!(refused.status.code() == Some(3), "refused for safety is exit 3, this was {}", refused.status);
         let now = s.cluster.status()?;

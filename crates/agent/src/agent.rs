@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use trine_consensus::{Consensus, ConsensusConfig, Founding, RaftConsensus, Standing};
+use trine_consensus::{ConsensusConfig, Founding, RaftConsensus, Standing};
 use trine_endpoint::{Endpoint, Kind, Limits, Wire};
 use trine_engine::guard::GuardCommand;
 use trine_engine::postgres::{PostgresConfig, PostgresEngine};
@@ -72,7 +72,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     }
 }
 
-fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Result<Arc<dyn Engine>, AgentError> {
+/// The database of a node, as its configuration describes it. Starts nothing.
+///
+/// # Errors
+/// [`AgentError::Engine`]: a setting can't be used, or the database's programs are missing.
+pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Result<Arc<dyn Engine>, AgentError> {
     let program = std::env::current_exe()
         .map_err(|source| trine_engine::EngineError::Guard { action: "find the program of", source })?;
     match config.engine.kind {

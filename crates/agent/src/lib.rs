@@ -34,7 +34,7 @@ mod service;
 mod serving;
 mod switchover;
 
-pub use agent::{Machine, run, start};
+pub use agent::{Machine, engine, run, start};
 pub use config::{
     CONFIG_FILE, Config, ConfigError, Durability, EndpointConfig, EngineConfig, EngineKind, Member, Ports,
     SECRETS_FILE, Secrets, SyncConfig, Timing,

@@ -1,6 +1,7 @@
 //! Answers the other nodes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,9 @@ pub(crate) struct LogOf {
     /// Others can rewind to it already.
     pub(crate) rewind_ready: bool,
 }
+
+/// How long the question for a log waits for a promotion. Shorter than the asking node waits for its answer.
+const PROMOTION: Duration = Duration::from_millis(400);
 
 /// The agent's side of the peer port.
 #[derive(Debug)]
@@ -70,6 +74,10 @@ impl Service for NodeService {
 
 /// The history of the log that this node writes as the primary of `epoch`; `None` when it is not (yet).
 async fn history(node: &Node, epoch: Epoch) -> Option<LogOf> {
+    // Who asks during the promotion gets the answer at its end, not at the next time of asking.
+    let mut doing = node.doing.subscribe();
+    let leads = doing.wait_for(|d| d.leading == Some(epoch) || d.failed.is_some() || d.yielded.is_some());
+    let _ = tokio::time::timeout(PROMOTION, leads).await;
     if node.doing.borrow().leading != Some(epoch) {
         return None;
     }

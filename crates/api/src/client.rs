@@ -128,11 +128,16 @@ impl Client {
         self.servers.iter().map(|s| s.url.as_str())
     }
 
-    /// A client of only one of the addresses: the one that begins so.
-    #[must_use]
-    pub fn only(&self, url: &str) -> Option<Self> {
-        let server = self.servers.iter().find(|s| s.url == url)?.clone();
-        Some(Self { servers: vec![server], token: self.token.clone(), tls: self.tls.clone() })
+    /// A client of one address, with the same token and CA.
+    ///
+    /// # Errors
+    /// [`ClientError`]: it is no address, or needs a CA that there is not.
+    pub fn at(&self, url: &str) -> Result<Self, ClientError> {
+        let server = Server::parse(url)?;
+        if server.tls && self.tls.is_none() {
+            return Err(ClientError::NoCa { url: server.url });
+        }
+        Ok(Self { servers: vec![server], token: self.token.clone(), tls: self.tls.clone() })
     }
 
     /// The cluster's state, by preference from a node that is in touch with the others.

@@ -79,6 +79,9 @@ pub(crate) struct Up {
     /// One setting of trine.toml, such as timing.lease_ms=2000; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// Take this data directory, cleanly shut down, as the first copy; it is moved into the cluster's folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adopt: Option<PathBuf>,
     /// How long to wait until it is healthy, in seconds
     #[arg(long, default_value_t = 180, value_name = "SECONDS")]
     pub(crate) timeout: u64,

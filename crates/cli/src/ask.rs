@@ -1,9 +1,11 @@
 //! Requests: failover, switchover, pause, resume, rebuild, replace.
 
 use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use trine_api::{Client, LossEstimate, NodeState, Request, Status};
+use tokio::time::{Instant, sleep};
+use trine_api::{Client, ClientError, LossEstimate, NodeState, RefusedCode, Request, Status};
 use trine_protocol::NodeName;
 
 use crate::args::{Ask, Failover, OneNode, Pause, Switchover};
@@ -12,6 +14,9 @@ use crate::failure::{Done, Failure};
 use crate::local;
 use crate::print;
 use crate::wait::{self, Goal};
+
+/// How long the cluster may take to notice that a killed node is silent.
+const UNHEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// `trine switchover`.
 pub(crate) async fn switchover(args: &Switchover) -> Done {
@@ -46,10 +51,29 @@ pub(crate) async fn failover(args: &Failover) -> Done {
     if !args.yes {
         confirm(&before)?;
     }
-    // Exactly the node that the estimate is about.
+    // Exactly the node that the estimate is about, and by preference by its own word: without a majority only it can go on.
     let node = estimate.estimate.map(|e| e.node).or_else(|| args.to.clone());
+    let itself = node.as_ref().and_then(|n| api_of(&before, n)).map(|url| client.at(&url)).transpose()?;
     let request = Request::AcceptDataLoss { node: node.clone(), confirm: true };
-    lead(&client, &args.ask, &before, &request, node.as_ref()).await
+    let accepted = itself.as_ref().unwrap_or(&client).request(&request).await?;
+    if !args.ask.target.json {
+        print::note(&accepted.message);
+    }
+    // Whether commits pass depends on who is left: that somebody leads is all that can be waited for.
+    let goal: Goal<'_> = &|s: &Status| s.epoch > before.epoch && s.primary.is_some();
+    let patience = Duration::from_secs(args.ask.timeout);
+    let status = wait::until_done(itself.as_ref().unwrap_or(&client), &accepted, goal, None, patience).await?;
+    leads(&args.ask, &status)
+}
+
+/// Where a node's API is, as the cluster says.
+fn api_of(status: &Status, node: &NodeName) -> Option<String> {
+    let address: IpAddr = status.node(node)?.address.parse().ok()?;
+    let here = |url: &&String| {
+        let at = url.split_once("://").and_then(|(_, at)| at.parse::<SocketAddr>().ok());
+        at.is_some_and(|at| at.ip() == address)
+    };
+    status.endpoints.api.iter().find(here).cloned()
 }
 
 /// Asks for another primary, and waits until it takes writes.
@@ -62,8 +86,13 @@ async fn lead(client: &Client, ask: &Ask, before: &Status, request: &Request, to
     // With a number the cluster says itself whether it went as asked.
     let goal = if accepted.request.is_some() { any } else { goal };
     let status = wait::until_done(client, &accepted, goal, None, Duration::from_secs(ask.timeout)).await?;
+    leads(ask, &status)
+}
+
+fn leads(ask: &Ask, status: &Status) -> Done {
     let primary = status.primary.as_ref().map_or("none", NodeName::as_str);
-    told(ask, &status, &format!("{primary} is the primary of epoch {}", status.epoch))
+    let yet = if status.writable { "" } else { "; it takes no writes yet, see `trine status`" };
+    told(ask, status, &format!("{primary} is the primary of epoch {}{yet}", status.epoch))
 }
 
 fn told(ask: &Ask, status: &Status, text: &str) -> Done {
@@ -160,22 +189,37 @@ pub(crate) async fn rebuild(args: &OneNode) -> Done {
 pub(crate) async fn replace(args: &OneNode) -> Done {
     let connected = connect::to(&args.target)?;
     let client = &connected.client;
-    known(&client.status().await?, &args.node)?;
-    let accepted = client.request(&Request::Replace { node: args.node.clone() }).await?;
-    let patience = Duration::from_secs(args.timeout);
-    if accepted.request.is_some() {
-        wait::until_done(client, &accepted, &|_| true, None, patience).await?;
+    let before = client.status().await?;
+    known(&before, &args.node)?;
+    if before.primary.as_ref() == Some(&args.node) {
+        let message = format!("{} is the primary", args.node);
+        return Err(Failure::not_safe(message).hint("`trine switchover` first"));
     }
+    let request = Request::Replace { node: args.node.clone() };
     let Some(cluster) = &connected.local else {
-        print::note(format!("The cluster has let go of the old {}. Now, on its machine:", args.node));
-        print::note("  stop the agent, move the folder state/ away (data/ may stay), start the agent");
-        let status = client.status().await?;
-        return finished(args, &status, &format!("{} may join anew", args.node));
+        let accepted = client.request(&request).await?;
+        return finished(args, &client.status().await?, &accepted.message);
     };
-    local::replace_state(cluster, cluster.node(&args.node)?).await?;
-    wait::until_running(client, &args.node, patience).await?;
-    let status = client.status().await?;
-    finished(args, &status, &format!("{} has joined anew", args.node))
+    // The cluster lets go of a node only while nobody hears from it, and that takes it a moment to notice.
+    let node = cluster.node(&args.node)?;
+    local::kill(node).await?;
+    let give_up = Instant::now() + UNHEARD_WITHIN;
+    let refused = loop {
+        match client.request(&request).await {
+            Err(ClientError::Refused(r)) if r.code == RefusedCode::Unsafe && Instant::now() < give_up => {
+                sleep(Duration::from_millis(200)).await;
+            }
+            done => break done.err(),
+        }
+    };
+    if let Some(refused) = refused {
+        // It was running before, so it runs again.
+        local::start(cluster, node).await?;
+        return Err(refused.into());
+    }
+    local::replace_state(cluster, node).await?;
+    wait::until_running(client, &args.node, Duration::from_secs(args.timeout)).await?;
+    finished(args, &client.status().await?, &format!("{} has joined anew", args.node))
 }
 
 fn known(status: &Status, node: &NodeName) -> Done {

@@ -1,14 +1,20 @@
 //! `trine agent` and `trine adopt`: what runs on a node's own machine.
 
 use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use trine_agent::{AgentError, Config};
+use trine_agent::{AgentError, Config, SECRETS_FILE, Secrets};
+use trine_engine::EngineError;
+use trine_platform::BootClock;
 
 use crate::args;
+use crate::create::{self, cant};
 use crate::failure::{Done, Exit, Failure, chain};
+use crate::print;
 
 /// What to log: `info`, or as in `RUST_LOG`.
 const FILTER: &str = "TRINE_LOG";
@@ -22,6 +28,8 @@ pub(crate) fn agent(args: &args::Agent) -> Done {
     let config = Config::load(&args.config)?;
     log();
     die_of_panics();
+    // A lease that is not renewed because the machine is busy ends a healthy primary. An ordinary user may not do this.
+    let _ = rustix::process::setpriority_process(None, -10);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("trine")
         .enable_all()
@@ -35,7 +43,10 @@ pub(crate) fn agent(args: &args::Agent) -> Done {
 }
 
 fn failure(e: AgentError) -> Failure {
-    let exit = if matches!(e, AgentError::Config(_)) { Exit::WrongUse } else { Exit::Failed };
+    let exit = match &e {
+        AgentError::Config(_) | AgentError::Engine(EngineError::Config(_)) => Exit::WrongUse,
+        _ => Exit::Failed,
+    };
     Failure { exit, ..Failure::failed(chain(&e)) }
 }
 
@@ -79,15 +90,30 @@ fn stop_on_signals(shutdown: &CancellationToken) -> Done {
 /// Makes an existing data directory the seed's first copy.
 pub(crate) async fn adopt(args: &args::Adopt) -> Done {
     let config = Config::load(&args.config)?;
+    adopt_into(&config, &args.data).await?;
+    print::line("start the agents now: the other nodes are cloned from it");
+    Ok(())
+}
+
+/// The same, for a node whose configuration is known.
+pub(crate) async fn adopt_into(config: &Config, data: &Path) -> Done {
     if !config.seed_marker().exists() {
         let message = format!("{} is not the seed: an existing copy can only be where the cluster begins", config.node);
         return Err(
             Failure::wrong_use(message).hint("use the configuration of the node whose folder has the file seed")
         );
     }
-    if config.state_dir().exists() {
+    if !create::entries(&config.state_dir())?.is_empty() {
         let message = format!("the agent of {} has run before: the cluster has its first copy", config.node);
         return Err(Failure::not_safe(message).hint("only a new cluster can adopt a data directory"));
     }
-    Err(Failure::failed(format!("can't adopt {}: not wired yet", args.data.display())))
+    let data = std::path::absolute(data).map_err(|e| cant("use", data, &e))?;
+    let secrets = Secrets::load(&config.dir.join(SECRETS_FILE))?;
+    let engine = trine_agent::engine(config, &secrets, Arc::new(BootClock)).map_err(failure)?;
+    let adopted = engine.adopt(&data).await.map_err(|e| Failure::failed(chain(&e)))?;
+    print::line(format!("adopted {} as the first copy, in {}", data.display(), config.data_dir().display()));
+    for note in &adopted.notes {
+        print::line(format!("  {note}"));
+    }
+    Ok(())
 }

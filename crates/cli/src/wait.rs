@@ -11,6 +11,9 @@ use crate::progress::Progress;
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long the alarm that nobody can be elected must stand before it is believed: it may be of the epoch before.
+const STUCK_FOR: Duration = Duration::from_secs(4);
+
 /// How to see that it is done, when the cluster does not say.
 pub(crate) type Goal<'a> = &'a (dyn Fn(&Status) -> bool + Sync);
 
@@ -24,6 +27,7 @@ pub(crate) async fn until_done(
 ) -> Done<Status> {
     let give_up = Instant::now() + patience;
     let mut progress = shown.map(|node| Progress::new([node.clone()]));
+    let mut stuck_since = None;
     loop {
         let last;
         match client.status().await {
@@ -48,6 +52,15 @@ pub(crate) async fn until_done(
                 if let Some(progress) = &mut progress {
                     progress.show(&status);
                 }
+                match stuck(&status) {
+                    Some(alarm) if stuck_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_FOR => {
+                        return Err(Failure::not_safe(alarm).hint(
+                            "bring those nodes back; if they are gone for good: trine failover --accept-data-loss",
+                        ));
+                    }
+                    Some(_) => {}
+                    None => stuck_since = None,
+                }
                 last = match message() {
                     m if m.is_empty() => format!("the cluster is {}", status.health),
                     m => m,
@@ -61,6 +74,12 @@ pub(crate) async fn until_done(
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// The alarm that no primary can be elected, which ends the wait for one: only a person can go on.
+fn stuck(status: &Status) -> Option<&str> {
+    let alarm = status.alarms.iter().find(|a| a.contains("can be elected safely"))?;
+    status.primary.is_none().then_some(alarm)
 }
 
 /// Waits until a node's database runs, showing what it does meanwhile.

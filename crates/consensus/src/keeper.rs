@@ -79,7 +79,7 @@ impl Keeper {
 
     /// Asks one after the other until the leader answers.
     async fn ask(&self) -> Option<Joined> {
-        let was_voter = *self.was_voter.borrow();
+        let was_voter = *self.was_voter.borrow() || *self.signals.standing.borrow() == Standing::Voter;
         let join = Join { id: self.id, name: self.me.clone(), voter: self.voter, was_voter };
         let mut names = self.peers.names();
         let leader = self.signals.leader.borrow().clone();

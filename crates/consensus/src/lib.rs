@@ -8,6 +8,7 @@
 
 mod backend;
 mod errors;
+mod gate;
 mod keeper;
 mod log;
 mod machine;

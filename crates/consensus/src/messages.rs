@@ -86,9 +86,12 @@ pub(crate) struct Remove {
     pub(crate) name: NodeName,
 }
 
-/// What a node that may found the cluster asks the others first.
+/// What a node says of itself to one that may found a group, or may want an election.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Hello {
+    pub(crate) id: u64,
+    /// It leads no majority, and has not heard from a leader lately.
+    pub(crate) no_leader: bool,
     /// It belongs to a group already.
     pub(crate) member: bool,
 }

@@ -116,16 +116,9 @@ impl Observer {
         }
     }
 
-    /// Keeps for good that this id has been a voter, once that is committed: an entry that is not may yet be taken back.
+    /// Keeps for good that this id has been a voter. The entry that made it one need not be committed: the one that made it a
+    /// member was, so a later leader that does not know the id at all has seen it removed.
     async fn note_vote(&self) {
-        let id = self.id;
-        let committed = self
-            .raft
-            .with_raft_state(move |s| s.membership_state.committed().membership().voter_ids().any(|v| v == id))
-            .await;
-        if !matches!(committed, Ok(true)) {
-            return;
-        }
         let store = self.store.clone();
         match blocking(move || store.save_was_voter()).await {
             Ok(()) => {

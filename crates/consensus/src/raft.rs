@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
+use openraft::raft::AppendEntriesResponse;
 use openraft::{BasicNode, Config, Snapshot, SnapshotPolicy};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use trine_protocol::{ClusterState, Command, NodeName, Outcome};
 use trine_transport::{CallError, CallRefused, Peers, answer, parse};
 
 use crate::errors::{ConsensusError, StoreError};
+use crate::gate::{Gate, Heard};
 use crate::keeper::Keeper;
 use crate::log::Log;
 use crate::machine::{Machine, View};
@@ -161,7 +163,9 @@ pub struct RaftConsensus {
     members: Arc<Members>,
     view: View,
     signals: Signals,
-    tasks: [AbortHandle; 2],
+    heard: Heard,
+    silence: Duration,
+    tasks: [AbortHandle; 3],
 }
 
 /// What only the leader can do.
@@ -219,6 +223,7 @@ impl RaftConsensus {
         })?;
         let raft = Raft::new(id, settings, Network(peers.clone()), log, machine).await;
         let raft = raft.map_err(|e| ConsensusError::Start(e.to_string()))?;
+        raft.runtime_config().elect(false);
         found(&raft, id, &config, &peers).await?;
 
         let members = Arc::new(Members::new(raft.clone()));
@@ -242,8 +247,19 @@ impl RaftConsensus {
             was_voter,
             patience: config.election,
         };
-        let tasks = [tokio::spawn(observer.run()).abort_handle(), tokio::spawn(keeper.run()).abort_handle()];
-        Ok(Arc::new(Self { me: config.me, id, raft, store, peers, members, view, signals, tasks }))
+        let (heard, silence) = (Heard::new(), config.election / 2);
+        let gate = Gate {
+            raft: raft.clone(),
+            peers: peers.clone(),
+            id,
+            me: config.me.clone(),
+            heard: heard.clone(),
+            signals: signals.clone(),
+            silence,
+        };
+        let tasks = [tokio::spawn(observer.run()), tokio::spawn(keeper.run()), tokio::spawn(gate.run())];
+        let tasks = tasks.map(|t| t.abort_handle());
+        Ok(Arc::new(Self { me: config.me, id, raft, store, peers, members, view, signals, heard, silence, tasks }))
     }
 
     /// Asks the leader, whoever it is, until the deadline.
@@ -389,7 +405,7 @@ async fn found(raft: &Raft, id: u64, config: &ConsensusConfig, peers: &Peers) ->
     // A founder whose state was wiped must join the group that it founded.
     for name in peers.names().iter().filter(|n| *n != me && config.founding == Founding::Found) {
         let hello = peers.call::<_, Hello>(name, HELLO, &(), Duration::from_millis(500)).await;
-        if matches!(hello, Ok(Hello { member: true })) {
+        if matches!(hello, Ok(Hello { member: true, .. })) {
             warn!(peer = %name, "there is a group already: this node joins it instead of founding one");
             return Ok(());
         }
@@ -483,7 +499,11 @@ impl Consensus for RaftConsensus {
             APPEND => {
                 let Append { to, request } = parse(&body)?;
                 self.check_addressee(to)?;
-                fatal(self.raft.append_entries(request).await)
+                let done = self.raft.append_entries(request).await;
+                if !matches!(done, Ok(AppendEntriesResponse::HigherVote(_)) | Err(_)) {
+                    self.heard.now();
+                }
+                fatal(done)
             }
             VOTE => {
                 let Ballot { to, request } = parse(&body)?;
@@ -522,7 +542,8 @@ impl Consensus for RaftConsensus {
             }
             HELLO => {
                 let member = self.raft.is_initialized().await.map_err(|e| CallRefused::Failed(e.to_string()))?;
-                answer(&Hello { member })
+                let no_leader = !self.is_leader() && self.heard.last().elapsed() >= self.silence;
+                answer(&Hello { id: self.id, no_leader, member })
             }
             other => Err(CallRefused::UnknownMethod(other.to_owned())),
         }

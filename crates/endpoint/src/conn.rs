@@ -162,7 +162,7 @@ impl AsyncWrite for Replay {
 pub enum Incoming {
     /// The machine's own TCP.
     Tcp(TcpListener),
-    /// Whatever a [`trine_platform::Network`] made.
+    /// Whatever a [`trine_platform::Network`] made. Its `accept` must be safe to drop half-way: it is, at each change of the route.
     Boxed(Box<dyn Listener>),
 }
 

@@ -89,8 +89,9 @@ impl Endpoint {
         self.shared.counters.clone()
     }
 
-    /// Takes connections until `shutdown`; then ends the sessions, and returns when they are closed. Once only: a stopped
-    /// endpoint does not run again.
+    /// Takes connections until `shutdown`; then ends the sessions, and returns when they are closed. It may run several times at
+    /// once, for one listener each, or for threads with a runtime of their own each that share one (`try_clone`); when one of
+    /// them stops, the endpoint does, for good.
     pub async fn run(&self, listener: impl Into<Incoming>, shutdown: CancellationToken) {
         let mut incoming = listener.into();
         let shared = &self.shared;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Cluster, any, names, timed, wait_until};
+use common::{Cluster, any, members, timed, wait_until};
 use trine_engine::{DataCopy, Engine, EngineError, Followed, Process, Role, SyncSetting};
 use trine_protocol::{Epoch, Position};
 
@@ -24,9 +24,9 @@ async fn a_first_copy_is_made_started_and_promoted() {
     assert_eq!(position.epoch, Epoch::ZERO);
     assert_eq!(timed("seal again", node.engine.seal()).await.unwrap(), position);
 
-    timed("promote", node.engine.promote(Epoch(2), &names(&[&node]))).await.unwrap();
-    node.engine.promote(Epoch(2), &names(&[&node])).await.unwrap();
-    assert!(matches!(node.engine.promote(Epoch(3), &names(&[&node])).await, Err(EngineError::PromoteFailed { .. })));
+    timed("promote", node.engine.promote(Epoch(2), &members())).await.unwrap();
+    node.engine.promote(Epoch(2), &members()).await.unwrap();
+    assert!(matches!(node.engine.promote(Epoch(3), &members()).await, Err(EngineError::PromoteFailed { .. })));
     assert!(matches!(node.engine.seal().await, Err(EngineError::WrongRole { .. })));
     // Until it has a sync rule, commits wait.
     let waits = node.sql("create table t (i int)");
@@ -65,7 +65,6 @@ async fn a_promotion_takes_the_number_of_its_epoch_and_followers_follow() {
     let (n1, n2, n3) = (cluster.primary("n1").await, cluster.node("n2"), cluster.node("n3"));
     n1.sql("create table t as select generate_series(1, 1000) i").await.unwrap();
     timed("clone", n2.clone_of(&n1)).await;
-    n1.engine.set_members(&names(&[&n1, &n2, &n3])).await.unwrap();
     timed("follow", n2.follow(&n1)).await;
     n2.catch_up(&n1).await;
     assert_eq!(n2.sql("select count(*) from t").await.unwrap(), "1000");
@@ -80,7 +79,7 @@ async fn a_promotion_takes_the_number_of_its_epoch_and_followers_follow() {
     n1.engine.kill();
     n1.stopped().await;
     n2.engine.seal().await.unwrap();
-    timed("promote 2 -> 7", n2.engine.promote(Epoch(7), &names(&[&n1, &n2, &n3]))).await.unwrap();
+    timed("promote 2 -> 7", n2.engine.promote(Epoch(7), &members())).await.unwrap();
     n2.engine.set_sync(&any(1, &[&n1, &n3])).await.unwrap();
     let history = n2.engine.history().await.unwrap();
     assert_eq!((history.epoch, history.forks.len()), (Epoch(7), 2));
@@ -104,14 +103,14 @@ async fn a_promotion_takes_the_number_of_its_epoch_and_followers_follow() {
     assert!(two >= one, "{two:?} {one:?}");
 
     // A copy made now, and another jump.
-    n2.lead(9, &[&n1, &n2, &n3]).await;
+    n2.lead(9).await;
     timed("clone again", n3.clone_of(&n2)).await;
     timed("follow", n3.follow(&n2)).await;
     timed("follow 7 -> 9", n1.follow(&n2)).await;
     n3.catch_up(&n2).await;
     n1.catch_up(&n2).await;
     timed("stop a primary with standbys", n2.engine.stop()).await.unwrap();
-    n3.lead(12, &[&n1, &n2, &n3]).await;
+    n3.lead(12).await;
     n3.sql("insert into t values (-1)").await.unwrap();
     n1.follow(&n3).await;
     n1.catch_up(&n3).await;
@@ -132,7 +131,7 @@ async fn a_diverged_copy_is_told_before_it_follows() {
     n1.sql("create table lost as select 1 i").await.unwrap();
     n1.engine.kill();
     n1.stopped().await;
-    n2.lead(3, &[]).await;
+    n2.lead(3).await;
     n1.engine.start().await.unwrap();
     let history = n2.engine.history().await.unwrap();
     let found = n1.engine.follow(&n2.upstream(), &history).await.unwrap();

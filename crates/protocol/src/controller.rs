@@ -226,7 +226,10 @@ fn sync_rule(
     // Nor is anything changed for a primary that is not known to be there: it would bind an election, and help nobody.
     let leads = |r: &&&Report| r.database == Database::Primary { epoch: state.epoch };
     let is_there = fresh.get(&held.primary).filter(leads).is_some();
-    if rule != *target && !pointless && is_there {
+    // Before the epoch is open each change delays the opening; the first rule will do as long as it can be met.
+    let streaming = target.standbys.iter().filter(|n| fresh.get(*n).is_some_and(|r| is_streaming(r, state.epoch)));
+    let early = !held.opened && !target.standbys.is_empty() && streaming.count() >= target.acks;
+    if rule != *target && !pointless && is_there && !early {
         let because = explain(target.standbys.iter().collect(), eligible.iter().collect());
         changes.push(Change::ChangeRule { epoch: state.epoch, rule, because });
     }

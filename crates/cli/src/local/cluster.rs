@@ -10,7 +10,7 @@ use trine_agent::{CONFIG_FILE, Config};
 use trine_protocol::NodeName;
 
 use crate::create::cant;
-use crate::failure::{Done, Failure, chain};
+use crate::failure::{Done, Exit, Failure, chain};
 
 use super::processes::{self, Part, Process};
 
@@ -214,8 +214,11 @@ impl Started {
         let status = self.child.try_wait().ok().flatten()?;
         let log = self.node.log();
         let reason = self.reason().unwrap_or_else(|| format!("it says nothing ({status})"));
-        let failure = Failure::failed(format!("the agent of {} has ended: {reason}", self.node.name));
-        Some(failure.hint(format!("its log is {}", log.display())))
+        let message = format!("the agent of {} has ended: {reason}", self.node.name);
+        if status.code() == Some(Exit::WrongUse as i32) {
+            return Some(Failure::wrong_use(message));
+        }
+        Some(Failure::failed(message).hint(format!("its log is {}", log.display())))
     }
 
     /// The last thing in the log that looks like a reason.

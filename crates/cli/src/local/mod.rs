@@ -10,5 +10,5 @@ mod up;
 
 pub(crate) use cluster::{Cluster, token_of};
 pub(crate) use down::down;
-pub(crate) use node::{kill_node, replace_state, start_node};
+pub(crate) use node::{kill, kill_node, replace_state, start, start_node};
 pub(crate) use up::up;

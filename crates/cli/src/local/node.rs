@@ -70,9 +70,13 @@ pub(crate) async fn start(cluster: &Cluster, node: &Node) -> Done {
     Ok(())
 }
 
-/// Puts a node's consensus state aside, so that it joins anew. Its data stays: it is compared with the primary's.
+/// Kills everything of a node, quietly.
+pub(crate) async fn kill(node: &Node) -> Done {
+    down::kill(&[node]).await.map(drop)
+}
+
+/// Puts a stopped node's consensus state aside, so that it joins anew. Its data stays: it is compared with the primary's.
 pub(crate) async fn replace_state(cluster: &Cluster, node: &Node) -> Done {
-    down::kill(&[node]).await?;
     let state = node.dir.join("state");
     if state.exists() {
         let aside = (1..)

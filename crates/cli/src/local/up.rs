@@ -14,7 +14,8 @@ use trine_protocol::NodeName;
 use crate::args::{NodeSpec, Up};
 use crate::connect;
 use crate::create::{self, Plan, Wanted, cant};
-use crate::failure::{Done, Failure};
+use crate::daemon;
+use crate::failure::{Done, Exit, Failure};
 use crate::print;
 use crate::progress::Progress;
 use crate::settings;
@@ -30,15 +31,17 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 pub(crate) async fn up(args: &Up) -> Done {
     let dir = absolute(&args.dir)?;
     let overrides = settings::overrides(args.config.as_deref(), &args.set)?;
-    let cluster = match Record::read(&dir)? {
+    let record = Record::read(&dir)?;
+    let made = record.as_ref().is_none_or(|r| !r.complete);
+    let cluster = match record {
         Some(record) if record.complete => existing(args, Cluster::of(dir, record), overrides)?,
         Some(record) => {
             // An earlier call was interrupted while it made the files; nothing has run yet.
             let half = Cluster::of(dir.clone(), record);
             down::wipe(&half)?;
-            make(args, &dir, &overrides)?
+            make(args, &dir, &overrides).await?
         }
-        None => make(args, &dir, &overrides)?,
+        None => make(args, &dir, &overrides).await?,
     };
     let mut started = Vec::new();
     let done = tokio::select! {
@@ -54,17 +57,20 @@ pub(crate) async fn up(args: &Up) -> Done {
         return Err(failure);
     }
     print::note("stopping what was started (--keep leaves it running)");
-    match down::stop(&nodes, STOP_WITHIN).await {
-        Ok(_) => Err(failure),
-        Err(e) => {
-            print::note(format!("trine: {}", e.message));
-            Err(failure)
-        }
+    if let Err(e) = down::stop(&nodes, STOP_WITHIN).await {
+        print::note(format!("trine: {}", e.message));
+        return Err(failure);
     }
+    // Settings that an agent refuses must not be kept for the next try. Data, once there is any, stays.
+    let has_data = cluster.nodes.iter().any(|n| n.dir.join("data").exists());
+    if made && failure.exit == Exit::WrongUse && !has_data {
+        down::wipe(&cluster)?;
+    }
+    Err(failure)
 }
 
 /// A new cluster's files.
-fn make(args: &Up, dir: &Path, overrides: &Table) -> Done<Cluster> {
+async fn make(args: &Up, dir: &Path, overrides: &Table) -> Done<Cluster> {
     let others = create::entries(dir)?;
     if let Some(first) = others.first() {
         let more = if others.len() > 1 { format!(" and {} more", others.len() - 1) } else { String::new() };
@@ -103,6 +109,17 @@ fn make(args: &Up, dir: &Path, overrides: &Table) -> Done<Cluster> {
     create::folder(dir, 0o755)?;
     record.write(dir)?;
     plan.write(dir)?;
+    if let Some(data) = &args.adopt {
+        let seed = plan.configs().find(|c| c.seed_marker().exists());
+        let adopted = match seed {
+            Some(config) => daemon::adopt_into(config, data).await,
+            None => Err(Failure::failed("no node may lead, so none can adopt")),
+        };
+        if let Err(failure) = adopted {
+            down::wipe(&Cluster::of(dir.to_owned(), record))?;
+            return Err(failure);
+        }
+    }
     record.complete = true;
     record.write(dir)?;
     print::note(format!("made cluster {} in {}", record.cluster, dir.display()));
@@ -119,6 +136,10 @@ fn cluster_name(dir: &Path) -> String {
 
 /// A cluster that was made before; new settings are merged into its files.
 fn existing(args: &Up, cluster: Cluster, overrides: Table) -> Done<Cluster> {
+    if args.adopt.is_some() {
+        let message = format!("{} holds a cluster: only a new one can adopt a data directory", cluster.dir.display());
+        return Err(Failure::wrong_use(message));
+    }
     if let Some(engine) = args.engine.as_ref().filter(|e| **e != cluster.record.engine) {
         let message = format!("{} holds a cluster of {}, not {engine}", cluster.dir.display(), cluster.record.engine);
         return Err(Failure::wrong_use(message).hint("use another folder, or `trine local down --wipe` first"));

@@ -280,6 +280,8 @@ fn spawn(order: &Order) -> io::Result<Pid> {
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
+            // The agent's priority, which the guard has from it, is not the database's.
+            let _ = rustix::process::setpriority_process(None, 0);
             // After the change of user, which would clear it.
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             let parent = rustix::process::getppid().map_or(0, |p| p.as_raw_nonzero().get().unsigned_abs());

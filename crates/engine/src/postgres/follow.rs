@@ -16,6 +16,11 @@ const LOOK: Duration = Duration::from_millis(3);
 /// How much of the log's end is read for the receiver's last word.
 const LOG_END: u64 = 32 << 10;
 
+/// Whether the receiver gets anything. It calls itself streaming as soon as it has connected, before the primary has
+/// agreed to send; then both of its times are the one at which it started.
+const STREAMS: &str = "select exists (select from pg_stat_wal_receiver where status = 'streaming' \
+    and last_msg_send_time is distinct from last_msg_receipt_time)";
+
 impl Postgres {
     pub(super) async fn follow(&self, upstream: &Upstream, history: &History) -> Result<Followed, EngineError> {
         let _turn = self.turn.lock().await;
@@ -86,8 +91,7 @@ impl Postgres {
     }
 
     async fn streams(&self, session: &Session) -> Result<bool, EngineError> {
-        let asked = "select exists (select from pg_stat_wal_receiver where status = 'streaming')";
-        let row = session.client.query_one(asked, &[]).await.map_err(EngineError::sql("say whether it streams"))?;
+        let row = session.client.query_one(STREAMS, &[]).await.map_err(EngineError::sql("say whether it streams"))?;
         Ok(row.get(0))
     }
 

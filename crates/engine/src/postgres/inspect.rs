@@ -33,7 +33,9 @@ const STATE: &str = "select pg_is_in_recovery(), \
     case when pg_is_in_recovery() then (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint end, \
     case when pg_is_in_recovery() then null else pg_walfile_name(pg_current_wal_insert_lsn()) end, \
     (select timeline_id from pg_control_checkpoint()), (select system_identifier from pg_control_system()), \
-    (select max(epoch) from trine.epoch), r.status, r.received_tli, \
+    (select max(epoch) from trine.epoch), \
+    coalesce(r.status = 'streaming' and r.last_msg_send_time is distinct from r.last_msg_receipt_time, false), \
+    r.received_tli, \
     case when pg_is_in_recovery() then \
         extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8 end, \
     (select pid from pg_stat_activity where backend_type = 'startup') \
@@ -137,7 +139,7 @@ impl Postgres {
         let epoch = Epoch(state.get::<_, Option<i64>>(7).unwrap_or(0).cast_unsigned());
         if state.get(0) {
             seen.role = Some(Role::Standby);
-            seen.streaming = state.get::<_, Option<String>>(8).is_some_and(|s| s == "streaming");
+            seen.streaming = state.get(8);
             (seen.received, seen.replayed) = (offset(2), offset(3));
             seen.position = seen.received.max(seen.replayed).map(|offset| Position { epoch, offset });
             let current = seen.streaming && seen.received <= seen.replayed;

@@ -74,7 +74,6 @@ impl Postgres {
             this.confirm(epoch, &primary)?;
         }
         this.give_back(session);
-        tokio::spawn(Arc::clone(this).checkpoint_soon());
         Ok(())
     }
 
@@ -106,10 +105,13 @@ impl Postgres {
         timeline::fill(&wal, &self.account, 2, epoch.0 - 1)
     }
 
-    /// Others can rewind to this primary only once it has passed a checkpoint.
-    async fn checkpoint_soon(self: Arc<Self>) {
+    /// Others can rewind to this primary only once it has passed a checkpoint in its own epoch.
+    pub(super) async fn checkpoint_once(self: Arc<Self>, epoch: Epoch) {
         let done = async {
             let session = self.new_session().await?;
+            if self.primary(&session).await?.is_none_or(|p| p.checkpoint_timeline >= epoch.0) {
+                return Ok(());
+            }
             session.run("make its first checkpoint as a primary", "checkpoint").await
         };
         if let Err(e) = done.await {

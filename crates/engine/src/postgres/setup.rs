@@ -115,9 +115,11 @@ impl Private<'_> {
         if let Some((uid, gid)) = self.account.change_to() {
             command.uid(uid).gid(gid);
         }
-        // SAFETY: runs in the child between fork and exec, and makes one system call. With the agent goes the database.
+        // SAFETY: runs in the child between fork and exec, and only makes system calls. With the agent goes the database.
         unsafe {
             command.pre_exec(|| {
+                // The agent's own priority is not for its tools.
+                let _ = rustix::process::setpriority_process(None, 0);
                 Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
             });
         }

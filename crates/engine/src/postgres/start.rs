@@ -155,6 +155,9 @@ impl Postgres {
         self.account.write(&self.paths.data.join("standby.signal"), b"")?;
         remove_file(&self.paths.data.join("recovery.signal"))?;
         forget_dead_postmaster(&self.paths.data)?;
+        let socket = self.paths.socket(self.config.port);
+        remove_file(&socket)?;
+        remove_file(&socket.with_extension(format!("{}.lock", self.config.port)))?;
         sync_dir(&self.paths.data)?;
         let file = |key: &str, name: &str| ["-c".to_owned(), format!("{key}={}", conf(name).display())];
         let mut args = vec!["-D".to_owned(), self.paths.data.display().to_string()];

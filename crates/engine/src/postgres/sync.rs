@@ -163,7 +163,11 @@ impl Postgres {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             let found = match this.pass_barrier(epoch).await {
-                Ok(()) => Outcome::Passed,
+                Ok(()) => {
+                    // Not earlier: until here its writes would only delay what clients wait for.
+                    tokio::spawn(Arc::clone(&this).checkpoint_once(epoch));
+                    Outcome::Passed
+                }
                 Err(EngineError::BarrierCancelled(_)) => Outcome::Cancelled,
                 Err(e) => Outcome::Failed(e.chain()),
             };

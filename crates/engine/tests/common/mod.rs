@@ -116,7 +116,7 @@ impl Cluster {
         let template = TEMPLATE.get_or_init(first_copy).await;
         run("cp", &["-a", template.path().join("n0/data").to_str().unwrap(), node.dir.to_str().unwrap()]);
         node.engine.start().await.unwrap();
-        node.lead(2, &[]).await;
+        node.lead(2).await;
         node
     }
 }
@@ -132,9 +132,9 @@ impl Node {
     }
 
     /// Promotes it in `epoch`; commits go through at once.
-    pub(crate) async fn lead(&self, epoch: u64, members: &[&Self]) {
+    pub(crate) async fn lead(&self, epoch: u64) {
         self.engine.seal().await.unwrap();
-        self.engine.promote(Epoch(epoch), &names(members)).await.unwrap();
+        self.engine.promote(Epoch(epoch), &members()).await.unwrap();
         self.engine.set_sync(&SyncSetting::Alone).await.unwrap();
         self.engine.barrier(Epoch(epoch)).await.unwrap();
     }
@@ -162,8 +162,14 @@ impl Node {
         wait_until("it catches up", || async { self.inspect().await.replayed.is_some_and(|r| r >= end) }).await;
     }
 
+    /// Looks until it answers, if it runs.
     pub(crate) async fn inspect(&self) -> Inspection {
-        self.engine.inspect().await
+        loop {
+            let seen = self.engine.inspect().await;
+            if seen.process != Process::Hung {
+                return seen;
+            }
+        }
     }
 
     pub(crate) async fn sql(&self, text: &str) -> Result<String, tokio_postgres::Error> {
@@ -233,6 +239,11 @@ impl Drop for Node {
     }
 }
 
+/// The members of every cluster here.
+pub(crate) fn members() -> BTreeSet<NodeName> {
+    ["n1", "n2", "n3"].map(|n| n.parse().unwrap()).into()
+}
+
 pub(crate) fn names(nodes: &[&Node]) -> BTreeSet<NodeName> {
     nodes.iter().map(|n| n.name.clone()).collect()
 }
@@ -241,8 +252,21 @@ pub(crate) fn any(acks: usize, nodes: &[&Node]) -> SyncSetting {
     SyncSetting::Any { acks, standbys: names(nodes) }
 }
 
+/// Says on stderr when each phase begins.
 pub(crate) fn progress() -> watch::Sender<Progress> {
-    watch::Sender::new(Progress::default())
+    let (tell, mut heard) = watch::channel(Progress::default());
+    let began = BootClock.now();
+    tokio::spawn(async move {
+        let mut phase = String::new();
+        while heard.changed().await.is_ok() {
+            let now = heard.borrow_and_update().phase.clone();
+            if now != phase {
+                eprintln!("  {:>7.1} ms {now}", BootClock.now().since(began).as_secs_f64() * 1000.0);
+                phase = now;
+            }
+        }
+    });
+    tell
 }
 
 pub(crate) fn signal(pid: u32, signal: Signal) {

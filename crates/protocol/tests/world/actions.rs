@@ -2,7 +2,7 @@
 
 use super::types::{Message, Point};
 use super::{Action, Change, Copy, Db, Epoch, ROUND_MS, World};
-use trine_protocol::Wish;
+use trine_protocol::{SyncRule, Wish};
 
 impl World {
     pub(super) fn act(&mut self, action: &Action) {
@@ -51,7 +51,8 @@ impl World {
             }
             Action::Isolate(i) => self.isolate(n(i)),
             Action::Mend => self.cut.clear(),
-            Action::LoseData(i) => self.lose_data(n(i)),
+            Action::LoseData(i) => self.lose_data(n(i), 0),
+            Action::TearData(i) => self.lose_data(n(i), self.nodes[n(i)].log.len() / 2),
             Action::Wipe(i) => self.wipe(n(i)),
             Action::Switchover(to) => self.ask(Wish::Switchover { to: to.map(|i| self.nodes[n(i)].name.clone()) }),
             Action::Failover(to, accept_loss) => {
@@ -67,6 +68,31 @@ impl World {
                 if let Some(p) = self.primary() {
                     self.isolate(p);
                 }
+            }
+            Action::Freeze(i) => {
+                self.frozen.insert(n(i));
+            }
+            Action::FreezePrimary => {
+                let primary = self.primary();
+                self.frozen.extend(primary);
+            }
+            Action::Thaw => self.frozen.clear(),
+            Action::CutPrimary(i, towards) => {
+                if let Some(p) = self.primary() {
+                    self.cut.insert(if towards { (n(i), p) } else { (p, n(i)) });
+                }
+            }
+            Action::RebuildStandby(i) => {
+                let other = (0..self.nodes.len()).map(|k| (k + n(i)) % self.nodes.len()).find(|k| Some(*k) != self.primary());
+                let node = self.nodes[other.unwrap_or(0)].name.clone();
+                self.ask(Wish::Rebuild { node });
+            }
+            Action::DeliverAll => self.deliver_all(),
+            Action::ChooseStandby(i) => self.choose(n(i)),
+            Action::HoldProposal => {
+                let last = self.messages.iter().rposition(|m| matches!(m, Message::Propose { .. }));
+                let last = last.map(|k| self.messages.remove(k));
+                self.held_up.extend(last);
             }
         }
     }
@@ -164,12 +190,13 @@ impl World {
         node.flushed = node.log.len();
     }
 
-    fn lose_data(&mut self, i: usize) {
+    /// Half of its log is gone, or all of it.
+    fn lose_data(&mut self, i: usize, kept: usize) {
         let node = &mut self.nodes[i];
         node.db = Db::Stopped;
-        node.log.clear();
-        node.flushed = 0;
-        node.copy = Copy::Missing;
+        node.log.truncate(kept);
+        node.flushed = node.log.len();
+        node.copy = if node.log.is_empty() { Copy::Missing } else { Copy::Incomplete };
         if let Some(agent) = &mut node.agent {
             agent.needs = None;
             agent.work = None;
@@ -178,7 +205,7 @@ impl World {
     }
 
     fn wipe(&mut self, i: usize) {
-        self.lose_data(i);
+        self.lose_data(i, 0);
         self.kill_agent(i);
         self.nodes[i].promise = Epoch::ZERO;
         self.nodes[i].joined = None;
@@ -187,9 +214,11 @@ impl World {
 
     /// Everything that one node can do at the moment.
     fn slice(&mut self, i: usize) {
-        self.see(i, usize::MAX);
-        self.tick(i);
-        self.tick(i);
+        if self.moves(i) {
+            self.see(i, usize::MAX);
+            self.tick(i);
+            self.tick(i);
+        }
         self.write(i);
         self.replicate(i, 9);
         self.flush(i);
@@ -201,12 +230,25 @@ impl World {
         if (0..self.nodes.len()).find(|j| self.has_quorum(*j)) == Some(i) {
             self.control(i);
         }
+        self.deliver_all();
+        self.check();
+    }
+
+    pub(super) fn deliver_all(&mut self) {
         for _ in 0..3 {
             for message in std::mem::take(&mut self.messages) {
                 self.deliver(message);
             }
         }
-        self.check();
+    }
+
+    fn choose(&mut self, i: usize) {
+        let epoch = self.latest().epoch;
+        let Some(primary) = self.latest().primary().cloned() else { return };
+        let others = (0..self.nodes.len()).map(|k| self.nodes[(k + i) % self.nodes.len()].name.clone());
+        let standbys = others.filter(|n| *n != primary).take(self.setup.acks).collect();
+        let rule = SyncRule { primary, standbys, acks: self.setup.acks };
+        self.propose(i, Change::ChangeRule { epoch, rule, because: "a test".to_owned() });
     }
 
     /// A while in which everything gets through that can.

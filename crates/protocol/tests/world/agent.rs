@@ -55,7 +55,7 @@ impl World {
 
     /// One step towards the goal.
     pub(super) fn tick(&mut self, i: usize) {
-        if self.nodes[i].agent.is_none() {
+        if !self.moves(i) {
             return;
         }
         if self.nodes[i].joined.is_none() {
@@ -106,10 +106,8 @@ impl World {
         let latest = self.states.len() - 1;
         self.nodes[i].joined = Some(latest);
         self.agent(i).view = latest;
-        if !self.is(Mutant::WipedVoterVotes) {
-            let epoch = self.latest().epoch;
-            self.promise(i, epoch);
-        }
+        let epoch = self.latest().epoch;
+        self.promise(i, epoch);
     }
 
     fn fence(&mut self, i: usize, state: &trine_protocol::ClusterState) -> bool {
@@ -307,7 +305,7 @@ impl World {
     }
 
     fn follow(&mut self, i: usize, epoch: Epoch, primary: &NodeName, repair: Option<Repair>) {
-        if self.agent(i).voter.promised() < epoch && !self.is(Mutant::FollowWithoutPromise) {
+        if self.agent(i).voter.promised() < epoch {
             self.promise(i, epoch);
             return;
         }
@@ -336,7 +334,6 @@ impl World {
 
     fn connect(&mut self, i: usize, p: usize, epoch: Epoch) {
         let prefix = self.nodes[p].log.starts_with(&self.nodes[i].log);
-        let rewinds_evidence = self.is(Mutant::RewindOfEvidence);
         let node = &mut self.nodes[i];
         let agent = node.agent.as_mut().unwrap();
         if node.copy != Copy::Complete || matches!(node.db, Db::Following { .. }) {
@@ -346,9 +343,6 @@ impl World {
             node.db = Db::Following { epoch, primary: p };
             agent.sealed = None;
             agent.needs = None;
-        } else if agent.needs.is_some() && rewinds_evidence {
-            let upto = self.nodes[p].flushed;
-            self.repair(i, p, Work { repair: Repair::Rewind, epoch, upto });
         } else {
             agent.needs = Some(Repair::Rewind);
         }

@@ -9,6 +9,9 @@ use trine_protocol::{Database, Grant, Heard, Repair, Report, Seal};
 /// More than this are never in flight: the oldest is lost.
 const IN_FLIGHT: usize = 120;
 
+/// More than this are never held up.
+const HELD_UP: usize = 40;
+
 impl World {
     pub(super) fn send(&mut self, message: Message) {
         if self.messages.len() >= IN_FLIGHT {
@@ -19,6 +22,9 @@ impl World {
 
     /// The primary's node asks everyone for its lease.
     pub(super) fn renew(&mut self, i: usize) {
+        if !self.moves(i) {
+            return;
+        }
         let now = self.now(i);
         let Some(state) = self.view(i) else { return };
         let Some(epoch) = state.held().filter(|h| h.primary == self.nodes[i].name).map(|_| state.epoch) else { return };
@@ -97,7 +103,7 @@ impl World {
     }
 
     pub(super) fn tell(&mut self, from: usize, to: usize) {
-        if let Some(report) = self.report(from) {
+        if let Some(report) = self.report(from).filter(|_| self.moves(from)) {
             self.send(Message::Report { from, to, report: Box::new(report) });
         }
     }
@@ -123,6 +129,9 @@ impl World {
         let (have, upto) = (self.nodes[i].log.len(), self.nodes[primary].flushed);
         let new: Vec<_> = self.nodes[primary].log[..upto].iter().skip(have).take(count).copied().collect();
         self.nodes[i].log.extend(new);
+        if self.is(Mutant::AcksBeforeFlush) {
+            self.acknowledge(i);
+        }
     }
 
     pub(super) fn flush(&mut self, i: usize) {
@@ -135,6 +144,20 @@ impl World {
 
     pub(super) fn deliver(&mut self, message: Message) {
         let reach = |from: usize, to: usize| !self.cut.contains(&(from, to));
+        let frozen = match &message {
+            Message::Propose { .. } | Message::Ack { .. } => None,
+            Message::Renew { to, .. }
+            | Message::Granted { to, .. }
+            | Message::Release { to, .. }
+            | Message::Report { to, .. } => Some(*to).filter(|to| self.frozen.contains(to)),
+        };
+        if frozen.is_some() {
+            // It is read when the agent goes on, if it ever does.
+            self.held_up.push(message);
+            let oldest = self.held_up.len().saturating_sub(HELD_UP);
+            self.held_up.drain(..oldest);
+            return;
+        }
         match message {
             Message::Propose { by, change } => {
                 if (0..self.nodes.len()).any(|i| self.has_quorum(i)) {
@@ -143,7 +166,7 @@ impl World {
             }
             Message::Renew { from, to, epoch, sent } if reach(from, to) => {
                 let now = self.now(to);
-                let unjoined = self.nodes[to].joined.is_none() && !self.is(Mutant::WipedVoterVotes);
+                let unjoined = self.nodes[to].joined.is_none();
                 let sent = if self.is(Mutant::LeaseFromTheAnswer) { None } else { Some(sent) };
                 let Some(agent) = self.nodes[to].agent.as_mut().filter(|_| !unjoined) else { return };
                 let grant = agent.voter.renew(epoch, now, Duration::from_millis(LEASE_MS));

@@ -15,8 +15,8 @@ use trine_protocol::{
     Change, ClusterState, Command, Copy, Epoch, Lease, Member, Moment, NodeName, Outcome, Reign, Settings, Wish,
 };
 
-pub(crate) use types::{History, Mutant, Setup, action, setup};
-use types::{Action, Db, Entry, GRACE_MS, LEASE_MS, Message, Node, Prime, ROUND_MS, SUSPECT_MS, position_of};
+pub(crate) use types::{Action, Clock, History, Mutant, Point, Setup, action, setup};
+use types::{Db, Entry, GRACE_MS, LEASE_MS, Message, Node, Prime, ROUND_MS, SUSPECT_MS, position_of};
 
 /// All of it.
 pub(crate) struct World {
@@ -31,6 +31,8 @@ pub(crate) struct World {
     held_up: Vec<Message>,
     /// Links that are cut, by direction.
     cut: BTreeSet<(usize, usize)>,
+    /// Agents that stand still.
+    frozen: BTreeSet<usize>,
     next_entry: u32,
     /// The longest prefix of the log that was acknowledged, or that a client may have seen.
     committed: Vec<Entry>,
@@ -89,6 +91,7 @@ impl World {
             messages: Vec::new(),
             held_up: Vec::new(),
             cut: BTreeSet::new(),
+            frozen: BTreeSet::new(),
             next_entry: 0,
             committed: Vec::new(),
             bases: BTreeMap::new(),
@@ -130,11 +133,16 @@ impl World {
         a == b || !(self.cut.contains(&(a, b)) || self.cut.contains(&(b, a)))
     }
 
+    /// Does its agent do anything?
+    fn moves(&self, i: usize) -> bool {
+        self.nodes[i].agent.is_some() && !self.frozen.contains(&i)
+    }
+
     /// Is this node in touch with a majority of running voters?
     fn has_quorum(&self, i: usize) -> bool {
-        let votes = |j: usize| self.nodes[j].agent.is_some() && self.nodes[j].joined.is_some();
+        let votes = |j: usize| self.moves(j) && self.nodes[j].joined.is_some();
         let others = (0..self.nodes.len()).filter(|j| *j != i && votes(*j) && self.linked(i, *j)).count();
-        self.nodes[i].agent.is_some() && others + usize::from(votes(i)) > self.nodes.len() / 2
+        self.moves(i) && others + usize::from(votes(i)) > self.nodes.len() / 2
     }
 
     fn propose(&mut self, by: usize, change: Change) {
@@ -203,6 +211,7 @@ impl World {
     /// there, and clients' writes must be acknowledged.
     pub(crate) fn recovers(&mut self, away: &BTreeSet<usize>) -> Result<(), String> {
         self.cut.clear();
+        self.frozen.clear();
         for i in 0..self.nodes.len() {
             if away.contains(&i) {
                 self.crash(i, 0);
@@ -210,10 +219,9 @@ impl World {
                 self.start(i, 0);
             }
         }
-        if !away.is_empty() {
-            // What they said last is no news any more.
-            self.advance(600);
-        }
+        // What was said or proposed before is no news any more.
+        self.deliver_all();
+        self.advance(600);
         if !self.is_recoverable(away) {
             return Ok(());
         }

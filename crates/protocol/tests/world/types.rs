@@ -138,9 +138,6 @@ pub(crate) enum Mutant {
     DataEpochIgnored,
     NoMajorityOfPromises,
     StaleRuleRuns,
-    WipedVoterVotes,
-    FollowWithoutPromise,
-    RewindOfEvidence,
     FollowWhileRebuilding,
     PrimaryRestartedInPlace,
     ReleaseWhileServing,
@@ -235,6 +232,8 @@ pub(crate) enum Action {
     Isolate(u8),
     Mend,
     LoseData(u8),
+    /// Half of its log is lost.
+    TearData(u8),
     Wipe(u8),
     Switchover(Option<u8>),
     Failover(Option<u8>, bool),
@@ -243,6 +242,20 @@ pub(crate) enum Action {
     CrashPrimary,
     /// The primary is cut off from all others.
     IsolatePrimary,
+    /// An agent stops where it is; its database goes on.
+    Freeze(u8),
+    FreezePrimary,
+    Thaw,
+    /// A link to the primary is cut, in one direction or the other.
+    CutPrimary(u8, bool),
+    /// A standby of the primary is to be rebuilt.
+    RebuildStandby(u8),
+    /// The latest proposal is held up.
+    HoldProposal,
+    /// The sync rule is to be this standby's, and those after it: as a controller might say that hears nobody else.
+    ChooseStandby(u8),
+    /// All that is on its way arrives, and the answers to it.
+    DeliverAll,
 }
 
 fn point() -> impl Strategy<Value = Point> {
@@ -286,12 +299,21 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         2 => n.clone().prop_map(Action::Isolate),
         4 => Just(Action::Mend),
         1 => n.clone().prop_map(Action::LoseData),
+        1 => n.clone().prop_map(Action::TearData),
         1 => n.clone().prop_map(Action::Wipe),
         1 => proptest::option::of(n.clone()).prop_map(Action::Switchover),
         1 => (proptest::option::of(n.clone()), prop::bool::weighted(0.1)).prop_map(|(n, l)| Action::Failover(n, l)),
-        1 => n.prop_map(Action::Rebuild),
+        1 => n.clone().prop_map(Action::Rebuild),
         3 => Just(Action::CrashPrimary),
         3 => Just(Action::IsolatePrimary),
+        1 => n.clone().prop_map(Action::Freeze),
+        3 => Just(Action::FreezePrimary),
+        3 => Just(Action::Thaw),
+        2 => (n.clone(), any::<bool>()).prop_map(|(n, d)| Action::CutPrimary(n, d)),
+        2 => n.clone().prop_map(Action::RebuildStandby),
+        2 => Just(Action::HoldProposal),
+        3 => n.clone().prop_map(Action::ChooseStandby),
+        2 => Just(Action::DeliverAll),
     ]
 }
 
