@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -106,6 +107,8 @@ pub struct Cluster {
     keep: bool,
     /// Whose API is asked; empty: as the command line chooses.
     asked: Mutex<Vec<String>>,
+    /// The newest epoch that any answer named.
+    newest_epoch: AtomicU64,
 }
 
 /// The database's port, on every node.
@@ -217,6 +220,7 @@ impl Cluster {
             mounts: Vec::new(),
             keep: false,
             asked: Mutex::default(),
+            newest_epoch: AtomicU64::new(0),
         };
         if let Some((node, mib)) = options.small_disk {
             cluster.mount_small(node, mib)?;
@@ -380,10 +384,16 @@ impl Cluster {
     /// The cluster as the first node that answers sees it.
     ///
     /// # Errors
-    /// No node answers.
+    /// No node answers, or one that has not yet heard what another has already told: an agent that has just been
+    /// started, or one that is cut off.
     pub fn status(&self) -> Result<Status> {
         let text = self.trine_ok(&["status", "--json"])?;
-        serde_json::from_str(&text).with_context(|| format!("status: {text}"))
+        let status: Status = serde_json::from_str(&text).with_context(|| format!("status: {text}"))?;
+        let newest = self.newest_epoch.fetch_max(status.epoch, Ordering::Relaxed);
+        if status.epoch < newest {
+            bail!("the node that answers is still in epoch {}, others have been in {newest}", status.epoch);
+        }
+        Ok(status)
     }
 
     /// Where clients connect.
@@ -469,7 +479,8 @@ impl Cluster {
     /// # Errors
     /// There is none.
     pub fn primary(&self) -> Result<String> {
-        self.status()?.primary.context("there is no primary")
+        let status = self.wait_status("a primary", Duration::from_secs(30), |s| s.primary.is_some())?;
+        status.primary.context("there is no primary")
     }
 
     /// A superuser's session in one node's database.

@@ -20,11 +20,12 @@ fn closed(s: &Scenario, dsn: &str, node: &str) -> Result<()> {
     Ok(())
 }
 
-/// The node's database answers its agent again, whatever it may do.
-fn database_back(s: &Scenario, node: &str) -> Result<()> {
-    wait_until(&format!("{node}'s database to be back"), SOON, || {
-        s.cluster.sql(node, "postgres")?.value("select 1").map(|one| one == "1")
-    })
+/// The node's agent answers again. Nothing more can be waited for: alone it decides nothing.
+fn agent_back(s: &Scenario, node: &str) -> Result<()> {
+    s.cluster.ask_only(&[node]);
+    wait_until(&format!("the agent of {node} to answer"), SOON, || s.cluster.status().map(|_| true))?;
+    s.cluster.ask_only(&[]);
+    Ok(())
 }
 
 #[test]
@@ -59,7 +60,7 @@ fn standbys_down_and_the_primary_restarted_clients_are_kept_out() {
         })?;
         s.cluster.kill_node(&primary)?;
         s.cluster.start_node(&primary)?;
-        database_back(s, &primary)?;
+        agent_back(s, &primary)?;
         closed(s, &dsn, &primary)?;
         s.cluster.start_node(&standbys[0])?;
         writer.wait_acked(50)?;
@@ -80,7 +81,7 @@ fn the_stale_node_returns_first_and_waits() {
         writer.wait_acked(200)?;
         s.cluster.kill_nodes(&[&primary, good])?;
         s.cluster.start_node(stale)?;
-        database_back(s, stale)?;
+        agent_back(s, stale)?;
         closed(s, &dsn, stale)?;
         // With the one that has everything there is a majority, and only that one can lead it.
         s.cluster.start_node(good)?;
@@ -106,6 +107,10 @@ fn failovers_in_a_row() {
             // A majority, not yet health: the next blow falls while the first is still being repaired.
             s.cluster.wait_status("two nodes that run", SOON, |s| {
                 s.primary.is_some() && s.nodes.iter().filter(|n| n.state == "running").count() >= 2
+            })?;
+            wait_until("its agent to be a voter again", SOON, || {
+                let status = s.cluster.status()?;
+                Ok(status.node(&primary).is_some_and(|n| n.agent_pid.is_some()))
             })?;
         }
         writer.wait_acked(50)

@@ -58,12 +58,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let secrets = Secrets::load(&config.dir.join(SECRETS_FILE))?;
     let clock = Arc::new(BootClock);
     let engine = engine(&config, &secrets, clock.clone())?;
-    let machine = Machine {
-        clock,
-        network: Arc::new(TcpNetwork),
-        disk: Arc::new(FileDisk::open(config.state_dir())?),
-        engine,
-    };
+    let machine =
+        Machine { clock, network: Arc::new(TcpNetwork), disk: Arc::new(FileDisk::open(config.state_dir())?), engine };
     loop {
         match start(config.clone(), secrets.clone(), machine.clone(), shutdown.clone()).await {
             Err(AgentError::Restart(restart)) => prepare(&*machine.disk, &restart)?,
@@ -223,9 +219,8 @@ async fn stop(node: &Arc<Node>) {
 }
 
 fn identity(config: &Config) -> Result<Arc<Identity>, AgentError> {
-    let identity =
-        Identity::load_files(&config.ca_cert(), &config.node_cert(), &config.node_key(), &config.cluster_id)
-            .map_err(AgentError::Identity)?;
+    let identity = Identity::load_files(&config.ca_cert(), &config.node_cert(), &config.node_key(), &config.cluster_id)
+        .map_err(AgentError::Identity)?;
     if *identity.name() != config.node {
         return Err(AgentError::OtherNode {
             path: config.node_cert().display().to_string(),
@@ -284,19 +279,15 @@ fn serve(
     task: &mut Spawn<'_>,
 ) -> Result<(), AgentError> {
     let config = &node.config;
-    let limits = Limits {
-        max_connections: config.endpoint.max_connections,
-        hold: config.endpoint.hold,
-        ..Limits::default()
-    };
+    let limits =
+        Limits { max_connections: config.endpoint.max_connections, hold: config.endpoint.hold, ..Limits::default() };
     for (kind, listener, routes) in [
         (Kind::Writer, ports.writer, node.routes.writer.subscribe()),
         (Kind::Reader, ports.reader, node.routes.reader.subscribe()),
     ] {
         let dialer = Arc::new(NodeDialer { node: node.clone(), kind });
         let tls = Some(identity.https());
-        let endpoint =
-            Endpoint::new(kind, Wire::Postgres, limits.clone(), dialer, routes, node.clock.clone(), tls);
+        let endpoint = Endpoint::new(kind, Wire::Postgres, limits.clone(), dialer, routes, node.clock.clone(), tls);
         if kind == Kind::Writer {
             let _ = node.writer.set(endpoint.clone());
         }

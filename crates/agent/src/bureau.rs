@@ -50,9 +50,8 @@ impl Bureau {
 
     fn heard(&self) -> BTreeMap<NodeName, Heard> {
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let heard = |(n, (a, at)): (&NodeName, &(Account, Moment))| {
-            (n.clone(), Heard { report: a.report.clone(), at: *at })
-        };
+        let heard =
+            |(n, (a, at)): (&NodeName, &(Account, Moment))| (n.clone(), Heard { report: a.report.clone(), at: *at });
         accounts.iter().map(heard).collect()
     }
 

@@ -65,13 +65,7 @@ pub struct Ports {
 
 impl Default for Ports {
     fn default() -> Self {
-        Self {
-            writer: 6432,
-            reader: 6433,
-            api: 6400,
-            peer: 6401,
-            database: 6500,
-        }
+        Self { writer: 6432, reader: 6433, api: 6400, peer: 6401, database: 6500 }
     }
 }
 
@@ -187,10 +181,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]: it can't be read, is no TOML, or says something that is not allowed.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(path, &text)
     }
 

@@ -8,9 +8,7 @@ use trine_api::{
     Accepted, Control, Endpoints, EventView, Health, NodeState, NodeStatus, Refused, Request, RequestState,
     RequestStatus, Role, Status, SyncStatus, Uris,
 };
-use trine_protocol::{
-    Change, ClusterState, Event, Moment, NodeName, Outcome, SyncSetting, Wish, sync_setting,
-};
+use trine_protocol::{Change, ClusterState, Event, Moment, NodeName, Outcome, SyncSetting, Wish, sync_setting};
 
 use crate::config::Member;
 use crate::digest::Digest;
@@ -58,7 +56,11 @@ impl Control for NodeControl {
             return Err(Refused::failed("this node has not joined the cluster yet: see its log/agent.log"));
         }
         let change = match request {
-            Request::Switchover { to } => Change::Ask(Wish::Switchover { to: known(&state, to)? }),
+            Request::Switchover { to } => {
+                let to = known(&state, to)?;
+                self.prepare_switchover(&state).await;
+                Change::Ask(Wish::Switchover { to })
+            }
             Request::Failover { to } => Change::Ask(Wish::Failover { to: known(&state, to)?, accept_loss: false }),
             Request::Rebuild { node } => {
                 let node = known(&state, Some(node.clone()))?.unwrap_or(node);
@@ -73,11 +75,9 @@ impl Control for NodeControl {
         };
         let asks = matches!(change, Change::Ask(_));
         match self.0.propose(change).await {
-            Some(Outcome::Applied(number)) => Ok(Accepted {
-                request: asks.then_some(number),
-                message: "taken".to_owned(),
-                estimate: None,
-            }),
+            Some(Outcome::Applied(number)) => {
+                Ok(Accepted { request: asks.then_some(number), message: "taken".to_owned(), estimate: None })
+            }
             Some(Outcome::Refused(why)) => Err(Refused::failed(why)),
             None => Err(Refused::failed(
                 "no majority of the voters answers, so nothing can be decided: bring another node back first",
@@ -86,7 +86,19 @@ impl Control for NodeControl {
     }
 }
 
+/// How long a primary may write its dirty pages before a switchover is begun all the same.
+const PREPARE: Duration = Duration::from_secs(20);
+
 impl NodeControl {
+    /// The primary writes its dirty pages while clients are still served, so that its stop is short.
+    async fn prepare_switchover(&self, state: &ClusterState) {
+        let Some(primary) = state.primary() else { return };
+        let prepared: Result<(), _> = self.0.peers.call(primary, "engine/prepare-stop", &(), PREPARE).await;
+        if let Err(error) = prepared {
+            tracing::info!(%primary, %error, "the primary did not prepare its stop; the switchover begins all the same");
+        }
+    }
+
     /// A machine with nothing on it may take the node's name: its old vote goes.
     async fn replace(&self, state: &ClusterState, node: NodeName) -> Result<Accepted, Refused> {
         let node = known(state, Some(node.clone()))?.unwrap_or(node);
@@ -96,7 +108,11 @@ impl NodeControl {
         if heard(&self.0.digest.borrow(), self.0.clock.now(), &node).is_some() {
             return Err(Refused::not_safe(format!("{node} is running: stop its agent first")));
         }
-        self.0.consensus.remove_voter(&node, Duration::from_secs(5)).await.map_err(|e| Refused::failed(e.to_string()))?;
+        self.0
+            .consensus
+            .remove_voter(&node, Duration::from_secs(5))
+            .await
+            .map_err(|e| Refused::failed(e.to_string()))?;
         Ok(Accepted {
             request: None,
             message: format!(

@@ -10,8 +10,8 @@ use trine_endpoint::Endpoint;
 use trine_engine::{DataCopy, Engine, Inspection, Progress};
 use trine_platform::Clock;
 use trine_protocol::{
-    Change, ClusterState, Command, Condition, Copy, Epoch, EventKind, Evidence, Goal, Moment, NodeName, Outcome, Position,
-    Repair, goal,
+    Change, ClusterState, Command, Condition, Copy, Epoch, EventKind, Evidence, Goal, Moment, NodeName, Outcome,
+    Position, Repair, goal,
 };
 use trine_transport::Peers;
 

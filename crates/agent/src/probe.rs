@@ -37,7 +37,9 @@ pub(crate) async fn keep_probing(node: Arc<Node>, disk: Arc<dyn Disk>) {
         };
         match done {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error = crate::keeper::error_chain(&error), "the disk does not take a small write"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = crate::keeper::error_chain(&error), "the disk does not take a small write")
+            }
             Err(panicked) => tracing::error!(%panicked, "the disk probe died"),
         }
     }

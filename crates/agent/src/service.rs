@@ -56,6 +56,12 @@ impl Service for NodeService {
                 answer(&node.bureau.take(from.clone(), account))
             }
             "cluster/generation" => answer(&node.state().generation),
+            "engine/prepare-stop" => {
+                if let Err(error) = node.engine.prepare_stop().await {
+                    tracing::info!(error = error.chain(), "could not prepare the stop; it takes a little longer");
+                }
+                answer(&())
+            }
             "engine/history" => {
                 let epoch: Epoch = parse(&body)?;
                 answer(&history(node, epoch).await)

@@ -23,6 +23,9 @@ pub(crate) async fn wait_drained(node: &Node, epoch: Epoch) {
         let _ = busy.wait_for(|n| *n == 0).await;
     };
     if timeout(DRAIN, drained).await.is_err() {
-        tracing::info!(sessions = *writer.busy().watch().borrow(), "transactions run on beyond the limit; they are ended");
+        tracing::info!(
+            sessions = *writer.busy().watch().borrow(),
+            "transactions run on beyond the limit; they are ended"
+        );
     }
 }

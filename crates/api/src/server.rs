@@ -184,11 +184,8 @@ impl Shared {
 fn host_is_plain(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let Ok(host) = host.to_str() else { return false };
-    if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
-        return true;
-    }
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    let bare = |h: &str| h == "localhost" || h.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    host.parse::<SocketAddr>().is_ok() || bare(host) || host.rsplit_once(':').is_some_and(|(name, _)| bare(name))
 }
 
 /// Compares in a time that does not tell how much of it is right.

@@ -30,6 +30,7 @@ pub(crate) fn agent(args: &args::Agent) -> Done {
     die_of_panics();
     // A lease that is not renewed because the machine is busy ends a healthy primary. An ordinary user may not do this.
     let _ = rustix::process::setpriority_process(None, -10);
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("trine")
         .enable_all()
@@ -40,6 +41,13 @@ pub(crate) fn agent(args: &args::Agent) -> Done {
         stop_on_signals(&shutdown)?;
         trine_agent::run(config, shutdown).await.map_err(failure)
     })
+}
+
+/// A session takes two files, and the usual limit of 1024 would be reached at half the default `endpoint.max_connections`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn failure(e: AgentError) -> Failure {

@@ -27,6 +27,11 @@ fn main() -> ExitCode {
     if words.nth(1).as_deref() == Some("guard") {
         return trine_engine::guard::main(words);
     }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = panic.payload_as_str().unwrap_or("no message");
+        print::note(format!("trine: internal error at {place}: {text}\n  hint: this is a defect, please report it"));
+    }));
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

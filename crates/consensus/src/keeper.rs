@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error};
 use trine_protocol::NodeName;
 use trine_transport::Peers;
 
+use crate::gate::Heard;
 use crate::messages::{JOIN, Join, Joined};
 use crate::observer::Signals;
 use crate::types::{Raft, Standing};
@@ -30,18 +31,18 @@ pub(crate) struct Keeper {
     pub(crate) voter: bool,
     pub(crate) was_voter: watch::Receiver<bool>,
     pub(crate) signals: Signals,
+    pub(crate) heard: Heard,
 }
 
 impl Keeper {
     /// Until this node can't be in the group any more.
     pub(crate) async fn run(self) {
         let mut standing = self.signals.standing.subscribe();
-        let mut leader = self.signals.leader.subscribe();
         loop {
             if self.is_settled(&standing.borrow()) {
                 tokio::select! {
                     left = standing.wait_for(|s| !self.is_settled(s)) => if left.is_err() { return },
-                    () = alone(&mut leader) => {}
+                    () = self.alone() => {}
                 }
             }
             if matches!(*standing.borrow(), Standing::Replaced | Standing::Failed(_)) {
@@ -92,17 +93,16 @@ impl Keeper {
         }
         None
     }
-}
 
-/// Returns once there has been no leader for [`ALONE`].
-async fn alone(leader: &mut watch::Receiver<Option<NodeName>>) {
-    loop {
-        if leader.wait_for(Option::is_none).await.is_err() {
-            // Consensus has ended, and so will its keeper.
-            return std::future::pending().await;
-        }
-        if timeout(ALONE, leader.wait_for(Option::is_some)).await.is_err() {
-            return;
+    /// Returns once no leader has been heard for [`ALONE`].
+    async fn alone(&self) {
+        loop {
+            let leads = self.signals.leader.borrow().as_ref() == Some(&self.me);
+            let until = if leads { Instant::now() } else { self.heard.last() } + ALONE;
+            if until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info};
 use trine_protocol::NodeName;
 
+use crate::gate::Heard;
 use crate::members::Members;
 use crate::store::{Store, blocking};
 use crate::types::{Metrics, Raft, Standing, name_of};
@@ -33,7 +34,8 @@ pub(crate) struct Observer {
     pub(crate) members: Arc<Members>,
     pub(crate) signals: Signals,
     pub(crate) was_voter: watch::Sender<bool>,
-    /// A leader that no majority has heard of for so long is none.
+    pub(crate) heard: Heard,
+    /// A leader that has not heard from a majority for so long is none, and neither is one that is not heard.
     pub(crate) patience: Duration,
 }
 
@@ -63,12 +65,15 @@ impl Observer {
         m.running_state.as_ref().ok()?;
         let leader = m.current_leader?;
         let name = if leader == self.id { Some(self.me.clone()) } else { name_of(&m.membership_config, leader) };
-        if leader != self.id || m.membership_config.voter_ids().count() == 1 {
+        if leader == self.id && m.membership_config.voter_ids().count() == 1 {
             return name;
         }
         // One that is cut off learns of its successor only when the cut heals.
-        let heard = m.millis_since_quorum_ack.map(Duration::from_millis);
-        name.filter(|_| heard.is_some_and(|since| since <= self.patience))
+        let since = match leader == self.id {
+            true => m.millis_since_quorum_ack.map(Duration::from_millis),
+            false => Some(self.heard.last().elapsed()),
+        };
+        name.filter(|_| since.is_some_and(|since| since <= self.patience))
     }
 
     fn standing(&self, m: &Metrics) -> Standing {

@@ -228,6 +228,7 @@ impl RaftConsensus {
 
         let members = Arc::new(Members::new(raft.clone()));
         let signals = Signals::new();
+        let (heard, silence) = (Heard::new(), config.election / 2);
         let keeper = Keeper {
             raft: raft.clone(),
             peers: peers.clone(),
@@ -236,6 +237,7 @@ impl RaftConsensus {
             voter: config.voter,
             was_voter: was_voter.subscribe(),
             signals: signals.clone(),
+            heard: heard.clone(),
         };
         let observer = Observer {
             raft: raft.clone(),
@@ -245,9 +247,9 @@ impl RaftConsensus {
             members: members.clone(),
             signals: signals.clone(),
             was_voter,
+            heard: heard.clone(),
             patience: config.election,
         };
-        let (heard, silence) = (Heard::new(), config.election / 2);
         let gate = Gate {
             raft: raft.clone(),
             peers: peers.clone(),

@@ -198,7 +198,7 @@ impl From<TcpListener> for Incoming {
 
 impl From<Box<dyn Listener>> for Incoming {
     fn from(l: Box<dyn Listener>) -> Self {
-        Self::Boxed(l)
+        l.into_tcp().map_or_else(Self::Boxed, Self::Tcp)
     }
 }
 

@@ -135,6 +135,12 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// [`EngineError::BarrierCancelled`] when somebody cancelled the wait: nothing is proven then.
     async fn barrier(&self, epoch: Epoch) -> Result<(), EngineError>;
 
+    /// Does beforehand what would make a clean stop long, while clients are still served. Nothing depends on it.
+    ///
+    /// # Errors
+    /// What the database says.
+    async fn prepare_stop(&self) -> Result<(), EngineError>;
+
     /// Ends it cleanly; a primary first sends its standbys everything. When it is not running that is fine.
     ///
     /// # Errors

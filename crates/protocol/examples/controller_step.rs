@@ -7,8 +7,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use trine_protocol::{
-    Change, ClusterState, Command, Controller, Copy, Database, Epoch, Heard, Member, Moment, NodeName, Outcome, Position,
-    Report, Seal, Settings, SyncRule,
+    Change, ClusterState, Command, Controller, Copy, Database, Epoch, Heard, Member, Moment, NodeName, Outcome,
+    Position, Report, Seal, Settings, SyncRule,
 };
 
 const NODES: usize = 7;
@@ -21,7 +21,11 @@ fn main() -> Result<(), String> {
         (1..=NODES).map(|i| format!("n{i}").parse()).collect::<Result<_, _>>().map_err(|e| format!("{e}"))?;
     let vacant = vacant(&names)?;
     let held = held(vacant.clone(), &names)?;
-    let views = [("healthy, nothing to do", held.clone(), false), ("the primary is silent", held, true), ("election", vacant, true)];
+    let views = [
+        ("healthy, nothing to do", held.clone(), false),
+        ("the primary is silent", held, true),
+        ("election", vacant, true),
+    ];
     println!("{NODES} nodes, {STEPS} steps each");
     for (what, state, down) in views {
         let heard = heard(&names, &state, down);
@@ -85,8 +89,7 @@ fn held(mut state: ClusterState, names: &[NodeName]) -> Result<ClusterState, Str
     let seed = names.first().ok_or("no nodes")?;
     let standbys = names.iter().skip(1).take(4).cloned().collect();
     let rule = SyncRule { primary: seed.clone(), standbys, acks: 2 };
-    let elect =
-        Change::Elect { epoch: EPOCH, primary: seed.clone(), rule, interim: false, evidence: BTreeMap::new() };
+    let elect = Change::Elect { epoch: EPOCH, primary: seed.clone(), rule, interim: false, evidence: BTreeMap::new() };
     apply(&mut state, seed, elect)?;
     apply(&mut state, seed, Change::BarrierPassed { epoch: EPOCH })?;
     Ok(state)

@@ -134,7 +134,8 @@ impl Controller {
         if now.since(remembered(&mut self.closed, state.epoch, now)) < CLOSED {
             return Vec::new();
         }
-        let text = format!("no commit passes through the sync rule of epoch {}: {} stays closed", state.epoch, held.primary);
+        let text =
+            format!("no commit passes through the sync rule of epoch {}: {} stays closed", state.epoch, held.primary);
         alarm(state, NOT_OPEN, text)
     }
 

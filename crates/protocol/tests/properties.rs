@@ -31,8 +31,13 @@ fn away(nodes: usize) -> impl Strategy<Value = BTreeSet<usize>> {
 /// Few enough for every run of the suite; PROPTEST_CASES sets another number.
 fn config(cases: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").is_ok();
-    let regressions = FileFailurePersistence::Direct(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/properties.regressions"));
-    let default = ProptestConfig { max_shrink_iters: 20_000, failure_persistence: Some(Box::new(regressions)), ..Default::default() };
+    let regressions =
+        FileFailurePersistence::Direct(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/properties.regressions"));
+    let default = ProptestConfig {
+        max_shrink_iters: 20_000,
+        failure_persistence: Some(Box::new(regressions)),
+        ..Default::default()
+    };
     if asked { default } else { ProptestConfig { cases, ..default } }
 }
 

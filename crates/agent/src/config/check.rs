@@ -11,8 +11,7 @@ use toml::Spanned;
 use trine_protocol::NodeName;
 
 use super::{
-    Config, ConfigError, Durability, EndpointConfig, EngineConfig, EngineKind, Member, Ports,
-    SyncConfig, Timing,
+    Config, ConfigError, Durability, EndpointConfig, EngineConfig, EngineKind, Member, Ports, SyncConfig, Timing,
 };
 
 /// Unix sockets' paths are limited to 107 bytes; the longest name below a node's folder is `run/.s.PGSQL.65535`.
@@ -109,11 +108,7 @@ pub(super) fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Config
         Some(key) if !message.contains(&format!("`{key}`")) => format!("{key}: {message}"),
         _ => message,
     };
-    ConfigError::Syntax {
-        path: path.to_owned(),
-        line: line_of(text, at),
-        message,
-    }
+    ConfigError::Syntax { path: path.to_owned(), line: line_of(text, at), message }
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -128,12 +123,7 @@ fn key_at(text: &str, at: usize) -> Option<String> {
         let header = line.trim();
         let is_header = header.starts_with('[') && header.contains(']');
         if is_header {
-            table = header
-                .trim_start_matches('[')
-                .split(']')
-                .next()?
-                .trim()
-                .to_owned();
+            table = header.trim_start_matches('[').split(']').next()?.trim().to_owned();
         }
         offset += line.len();
         if at < offset {
@@ -141,17 +131,8 @@ fn key_at(text: &str, at: usize) -> Option<String> {
                 return Some(table);
             }
             let key = line.split_once('=')?.0.trim();
-            let plain = !key.is_empty()
-                && key
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "_-.\"".contains(c));
-            return plain.then(|| {
-                if table.is_empty() {
-                    key.to_owned()
-                } else {
-                    format!("{table}.{key}")
-                }
-            });
+            let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.\"".contains(c));
+            return plain.then(|| if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") });
         }
     }
     None
@@ -190,19 +171,8 @@ impl Check<'_> {
     ) -> Result<T, ConfigError> {
         let Some(v) = value else { return Ok(default) };
         let n = *v.get_ref();
-        let fits = if bounds.contains(&n) {
-            T::try_from(n).ok()
-        } else {
-            None
-        };
-        fits.ok_or_else(|| {
-            self.refuse(
-                v,
-                key,
-                n,
-                format!("use {} to {}{unit}", bounds.start(), bounds.end()),
-            )
-        })
+        let fits = if bounds.contains(&n) { T::try_from(n).ok() } else { None };
+        fits.ok_or_else(|| self.refuse(v, key, n, format!("use {} to {}{unit}", bounds.start(), bounds.end())))
     }
 
     fn millis(
@@ -212,8 +182,7 @@ impl Check<'_> {
         default: u64,
         bounds: RangeInclusive<i64>,
     ) -> Result<Duration, ConfigError> {
-        self.number(value, key, default, bounds, " (milliseconds)")
-            .map(Duration::from_millis)
+        self.number(value, key, default, bounds, " (milliseconds)").map(Duration::from_millis)
     }
 
     fn config(&self, f: File) -> Result<Config, ConfigError> {
@@ -234,17 +203,8 @@ impl Check<'_> {
         let members = self.members(&f.members)?;
         let node = f.node.get_ref();
         let Some(me) = members.iter().find(|m| m.name == *node).cloned() else {
-            let names = members
-                .iter()
-                .map(|m| m.name.to_string())
-                .collect::<Vec<_>>()
-                .join(", ");
-            return Err(self.refuse(
-                &f.node,
-                "node",
-                node.as_str(),
-                format!("is no member; use one of {names}"),
-            ));
+            let names = members.iter().map(|m| m.name.to_string()).collect::<Vec<_>>().join(", ");
+            return Err(self.refuse(&f.node, "node", node.as_str(), format!("is no member; use one of {names}")));
         };
         Ok(Config {
             me,
@@ -268,19 +228,13 @@ impl Check<'_> {
         if !text.is_empty() && text.len() <= 63 && text.chars().all(allowed) {
             return Ok(());
         }
-        Err(self.refuse(
-            value,
-            key,
-            text,
-            "use 1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.'",
-        ))
+        Err(self.refuse(value, key, text, "use 1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.'"))
     }
 
     fn ports(&self, t: &PortsTable) -> Result<Ports, ConfigError> {
         let default = Ports::default();
-        let port = |value: &Option<Spanned<i64>>, key, default| {
-            self.number(value.as_ref(), key, default, 1..=65535, "")
-        };
+        let port =
+            |value: &Option<Spanned<i64>>, key, default| self.number(value.as_ref(), key, default, 1..=65535, "");
         let ports = Ports {
             writer: port(&t.writer, "ports.writer", default.writer)?,
             reader: port(&t.reader, "ports.reader", default.reader)?,
@@ -305,10 +259,7 @@ impl Check<'_> {
         Ok(ports)
     }
 
-    fn members(
-        &self,
-        list: &Spanned<Vec<Spanned<MemberTable>>>,
-    ) -> Result<Vec<Member>, ConfigError> {
+    fn members(&self, list: &Spanned<Vec<Spanned<MemberTable>>>) -> Result<Vec<Member>, ConfigError> {
         let mut members: Vec<Member> = Vec::new();
         for m in list.get_ref() {
             let member = self.member(m.get_ref())?;
@@ -352,35 +303,21 @@ impl Check<'_> {
             self.refuse(&m.address, "members.address", text, allowed)
         })?;
         if address.is_unspecified() || address.is_multicast() {
-            let allowed =
-                "is no address of one machine; use the one where the other nodes reach this one";
+            let allowed = "is no address of one machine; use the one where the other nodes reach this one";
             return Err(self.refuse(&m.address, "members.address", text, allowed));
         }
         Ok(Member {
             name: m.name.get_ref().clone(),
             zone: m.zone.get_ref().clone(),
             address,
-            priority: self.number(
-                m.priority.as_ref(),
-                "members.priority",
-                100,
-                0..=1000,
-                " (0: never the primary)",
-            )?,
+            priority: self.number(m.priority.as_ref(), "members.priority", 100, 0..=1000, " (0: never the primary)")?,
             voter: m.voter.unwrap_or(true),
         })
     }
 
-    fn votes(
-        &self,
-        list: &Spanned<Vec<Spanned<MemberTable>>>,
-        members: &[Member],
-    ) -> Result<(), ConfigError> {
+    fn votes(&self, list: &Spanned<Vec<Spanned<MemberTable>>>, members: &[Member]) -> Result<(), ConfigError> {
         let refuse = |value: &dyn std::fmt::Debug, key: &str, allowed: String| {
-            let first = list
-                .get_ref()
-                .first()
-                .map_or_else(|| list.span().start, |m| m.span().start);
+            let first = list.get_ref().first().map_or_else(|| list.span().start, |m| m.span().start);
             Err(ConfigError::Value {
                 path: self.path.to_owned(),
                 line: line_of(self.text, first),
@@ -392,15 +329,11 @@ impl Check<'_> {
         let voters: Vec<&Member> = members.iter().filter(|m| m.voter).collect();
         if !matches!(voters.len(), 1 | 3 | 5) {
             let names: Vec<&str> = voters.iter().map(|m| m.name.as_str()).collect();
-            let allowed = format!(
-                "are {} voters; use 1, 3 or 5 (a member with voter = false is none)",
-                voters.len()
-            );
+            let allowed = format!("are {} voters; use 1, 3 or 5 (a member with voter = false is none)", voters.len());
             return refuse(&names, "members", allowed);
         }
         if voters.iter().all(|m| m.priority == 0) {
-            let allowed = "on every voter: then none may ever be the primary; give one more than 0"
-                .to_owned();
+            let allowed = "on every voter: then none may ever be the primary; give one more than 0".to_owned();
             return refuse(&0, "members.priority", allowed);
         }
         let zones: BTreeSet<&str> = voters.iter().map(|m| m.zone.as_str()).collect();
@@ -422,12 +355,7 @@ impl Check<'_> {
         let kind = match t.kind.get_ref().as_str() {
             "postgres" => EngineKind::Postgres,
             later @ ("mysql" | "mariadb" | "volume") => {
-                return Err(self.refuse(
-                    &t.kind,
-                    "engine.kind",
-                    later,
-                    "is not built yet; use \"postgres\"",
-                ));
+                return Err(self.refuse(&t.kind, "engine.kind", later, "is not built yet; use \"postgres\""));
             }
             other => return Err(self.refuse(&t.kind, "engine.kind", other, "use \"postgres\"")),
         };
@@ -435,11 +363,7 @@ impl Check<'_> {
             let allowed = "use an absolute path, beginning with /";
             return Err(self.refuse(dir, "engine.bin_dir", dir.get_ref(), allowed));
         }
-        if let Some(user) = t
-            .user
-            .as_ref()
-            .filter(|u| matches!(u.get_ref().as_str(), "" | "root" | "0"))
-        {
+        if let Some(user) = t.user.as_ref().filter(|u| matches!(u.get_ref().as_str(), "" | "root" | "0")) {
             let allowed = "use an ordinary user; a database does not run as root";
             return Err(self.refuse(user, "engine.user", user.get_ref(), allowed));
         }
@@ -477,16 +401,9 @@ impl Check<'_> {
     ) -> Result<(), ConfigError> {
         let key = format!("engine.parameters.{name}");
         let good_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "_.$".contains(c));
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.$".contains(c));
         if !good_name {
-            return Err(self.refuse(
-                at,
-                &key,
-                value,
-                "is no setting's name; use letters, digits, '_' and '.'",
-            ));
+            return Err(self.refuse(at, &key, value, "is no setting's name; use letters, digits, '_' and '.'"));
         }
         let text = match value {
             toml::Value::String(s) => s.clone(),
@@ -504,12 +421,7 @@ impl Check<'_> {
             }
         };
         if text.chars().any(char::is_control) {
-            return Err(self.refuse(
-                at,
-                &key,
-                text,
-                "must not contain a line break or another control character",
-            ));
+            return Err(self.refuse(at, &key, text, "must not contain a line break or another control character"));
         }
         into.insert(name.to_ascii_lowercase(), text);
         Ok(())
@@ -517,10 +429,7 @@ impl Check<'_> {
 
     fn sync(&self, t: &SyncTable, members: &[Member]) -> Result<SyncConfig, ConfigError> {
         let standbys = members.iter().filter(|m| m.voter).count().saturating_sub(1);
-        let acks = t
-            .acks
-            .as_ref()
-            .map_or_else(|| i64::from(standbys > 0), |a| *a.get_ref());
+        let acks = t.acks.as_ref().map_or_else(|| i64::from(standbys > 0), |a| *a.get_ref());
         let least = usize::from(standbys > 0);
         let acks = match usize::try_from(acks) {
             Ok(n) if (least..=standbys).contains(&n) => n,
@@ -545,24 +454,14 @@ impl Check<'_> {
     fn timing(&self, t: &TimingTable) -> Result<Timing, ConfigError> {
         let lease = self.millis(t.lease_ms.as_ref(), "timing.lease_ms", 1000, LEASE_MS)?;
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        let heartbeat = self.millis(
-            t.heartbeat_ms.as_ref(),
-            "timing.heartbeat_ms",
-            lease_ms / 10,
-            10..=20_000,
-        )?;
+        let heartbeat = self.millis(t.heartbeat_ms.as_ref(), "timing.heartbeat_ms", lease_ms / 10, 10..=20_000)?;
         if let Some(at) = t.heartbeat_ms.as_ref().filter(|_| heartbeat * 3 >= lease) {
             let allowed = format!(
                 "use less than a third of timing.lease_ms ({lease_ms}), so that one lost heartbeat ends no lease"
             );
             return Err(self.refuse(at, "timing.heartbeat_ms", at.get_ref(), allowed));
         }
-        let suspect = self.millis(
-            t.suspect_ms.as_ref(),
-            "timing.suspect_ms",
-            lease_ms * 6 / 10,
-            50..=59_999,
-        )?;
+        let suspect = self.millis(t.suspect_ms.as_ref(), "timing.suspect_ms", lease_ms * 6 / 10, 50..=59_999)?;
         if let Some(at) = t.suspect_ms.as_ref().filter(|_| suspect >= lease) {
             let allowed = format!("use less than timing.lease_ms ({lease_ms})");
             return Err(self.refuse(at, "timing.suspect_ms", at.get_ref(), allowed));
@@ -571,39 +470,18 @@ impl Check<'_> {
             let at = t.suspect_ms.as_ref().or(t.heartbeat_ms.as_ref());
             let at = at.cloned().unwrap_or_else(|| Spanned::new(0..0, 0));
             let (key, other) = if t.suspect_ms.is_some() {
-                (
-                    "timing.suspect_ms",
-                    format!(
-                        "use at least twice timing.heartbeat_ms ({})",
-                        heartbeat.as_millis()
-                    ),
-                )
+                ("timing.suspect_ms", format!("use at least twice timing.heartbeat_ms ({})", heartbeat.as_millis()))
             } else {
-                (
-                    "timing.heartbeat_ms",
-                    format!(
-                        "use at most half of timing.suspect_ms ({})",
-                        suspect.as_millis()
-                    ),
-                )
+                ("timing.heartbeat_ms", format!("use at most half of timing.suspect_ms ({})", suspect.as_millis()))
             };
             return Err(self.refuse(&at, key, at.get_ref(), other));
         }
-        Ok(Timing {
-            lease,
-            heartbeat,
-            suspect,
-        })
+        Ok(Timing { lease, heartbeat, suspect })
     }
 
     fn endpoint(&self, t: &EndpointTable) -> Result<EndpointConfig, ConfigError> {
         Ok(EndpointConfig {
-            hold: self.millis(
-                t.hold_ms.as_ref(),
-                "endpoint.hold_ms",
-                30_000,
-                0..=3_600_000,
-            )?,
+            hold: self.millis(t.hold_ms.as_ref(), "endpoint.hold_ms", 30_000, 0..=3_600_000)?,
             max_connections: self.number(
                 t.max_connections.as_ref(),
                 "endpoint.max_connections",

@@ -31,18 +31,12 @@ impl Secrets {
     /// # Errors
     /// [`ConfigError`]: it can't be read, others can read it too, or a key is missing, unknown or too short.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let failed = |source: io::Error| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source: io::Error| ConfigError::Read { path: path.to_owned(), source };
         let mut file = fs::File::open(path).map_err(failed)?;
         // The mode of the file that is open, not of whatever has its name a moment later.
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
-            return Err(ConfigError::Open {
-                path: path.to_owned(),
-                mode,
-            });
+            return Err(ConfigError::Open { path: path.to_owned(), mode });
         }
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(failed)?;
@@ -55,14 +49,10 @@ impl Secrets {
             if value.len() < 8 || value.chars().any(char::is_control) {
                 return Err(ConfigError::Value {
                     path: path.to_owned(),
-                    line: text
-                        .lines()
-                        .position(|l| l.trim_start().starts_with(key))
-                        .map_or(1, |n| n + 1),
+                    line: text.lines().position(|l| l.trim_start().starts_with(key)).map_or(1, |n| n + 1),
                     key: key.to_owned(),
                     value: "…".to_owned(),
-                    allowed: "use at least 8 characters, none of them a control character"
-                        .to_owned(),
+                    allowed: "use at least 8 characters, none of them a control character".to_owned(),
                 });
             }
         }
@@ -75,14 +65,8 @@ impl Secrets {
     /// What the operating system says; `AlreadyExists` when there is one.
     pub fn create(&self, path: &Path) -> io::Result<()> {
         let text = toml::to_string(self).map_err(io::Error::other)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        file.write_all(
-            b"# Keep this file to its owner (mode 0600). The same on every node of the cluster.\n",
-        )?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(b"# Keep this file to its owner (mode 0600). The same on every node of the cluster.\n")?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     }

@@ -25,6 +25,8 @@ use super::wire::{Ending, FromGuard, Order, ToGuard};
 
 /// How big the database's log may be at its start before it is put aside as `database.log.1`.
 const LOG_SIZE: u64 = 16 << 20;
+/// How many lines are kept to be said later.
+const NOTES: usize = 20;
 /// What a connection may send without a line end.
 const LINE_LIMIT: usize = 4096;
 
@@ -72,6 +74,8 @@ struct Guard {
     alarm: OwnedFd,
     deadline: Option<u64>,
     kill: bool,
+    /// What is to be said once the database is gone: the log may be on the disk that hangs.
+    later: Vec<String>,
 }
 
 struct Agent {
@@ -106,6 +110,7 @@ impl Guard {
             alarm,
             deadline: None,
             kill: false,
+            later: Vec::new(),
         })
     }
 
@@ -119,12 +124,16 @@ impl Guard {
             self.listen();
             let late = self.deadline.is_some_and(|d| now() >= d);
             if ended || late || self.kill {
-                if late && !self.kill {
-                    say(&format!("guard: the deadline is past: ending the database (process {})", self.database));
-                }
                 let status = if ended { reap(self.database) } else { None };
                 let status = end_all(self.database).or(status);
-                self.farewell(status, late && !self.kill && !ended);
+                let deadline = late && !self.kill && !ended;
+                self.farewell(status, deadline);
+                if deadline {
+                    self.note(format!("the deadline was past: ended the database (process {})", self.database));
+                }
+                for line in &self.later {
+                    say(&format!("guard: {line}"));
+                }
                 return Ok(());
             }
         }
@@ -159,13 +168,17 @@ impl Guard {
 
     fn listen(&mut self) {
         let mut said = Vec::new();
-        self.agents.retain_mut(|agent| agent.read(&mut said));
+        let mut wrong = Vec::new();
+        self.agents.retain_mut(|agent| agent.read(&mut said).map_err(|e| wrong.extend(e)).is_ok());
+        for e in wrong {
+            self.note(format!("can't understand the agent: {e}"));
+        }
         for message in said {
             match message {
                 ToGuard::Kill => self.kill = true,
                 ToGuard::Signal(number) => match Signal::from_named_raw(number) {
                     Some(signal) => drop(pidfd_send_signal(&self.database_fd, signal)),
-                    None => say(&format!("guard: no such signal: {number}")),
+                    None => self.note(format!("no such signal: {number}")),
                 },
                 ToGuard::Deadline(at) => self.arm(at),
             }
@@ -185,8 +198,14 @@ impl Guard {
         let timer = Itimerspec { it_interval: never_again, it_value: when };
         if let Err(e) = timerfd_settime(&self.alarm, TimerfdTimerFlags::ABSTIME, &timer) {
             // Without an alarm nobody would keep the promise.
-            say(&format!("guard: can't set the alarm ({e}): ending the database"));
+            self.note(format!("can't set the alarm ({e}): ended the database"));
             self.kill = true;
+        }
+    }
+
+    fn note(&mut self, what: String) {
+        if self.later.len() < NOTES {
+            self.later.push(what);
         }
     }
 
@@ -203,36 +222,27 @@ impl Guard {
 }
 
 impl Agent {
-    /// Reads what there is; false when the agent is gone or speaks nonsense.
-    fn read(&mut self, said: &mut Vec<ToGuard>) -> bool {
+    /// Reads what there is. An error: the agent is gone, or speaks nonsense, and which.
+    fn read(&mut self, said: &mut Vec<ToGuard>) -> Result<(), Option<serde_json::Error>> {
         let mut buffer = [0; 1024];
-        let mut open = true;
         loop {
             match self.stream.read(&mut buffer) {
-                Ok(0) => open = false,
-                Ok(n) => {
-                    self.line.extend_from_slice(buffer.get(..n).unwrap_or_default());
-                    while let Some(end) = self.line.iter().position(|&b| b == b'\n') {
-                        let line: Vec<u8> = self.line.drain(..=end).collect();
-                        match serde_json::from_slice(&line) {
-                            Ok(message) => said.push(message),
-                            Err(e) => {
-                                say(&format!("guard: can't understand the agent: {e}"));
-                                return false;
-                            }
-                        }
-                    }
-                    if self.line.len() > LINE_LIMIT {
-                        return false;
-                    }
-                    continue;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => open = false,
+                Ok(0) => return Err(None),
+                Ok(n) => self.take(buffer.get(..n).unwrap_or_default(), said)?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(None),
             }
-            return open;
         }
+    }
+
+    fn take(&mut self, bytes: &[u8], said: &mut Vec<ToGuard>) -> Result<(), Option<serde_json::Error>> {
+        self.line.extend_from_slice(bytes);
+        while let Some(end) = self.line.iter().position(|&b| b == b'\n') {
+            let line: Vec<u8> = self.line.drain(..=end).collect();
+            said.push(serde_json::from_slice(&line)?);
+        }
+        if self.line.len() > LINE_LIMIT { Err(None) } else { Ok(()) }
     }
 }
 

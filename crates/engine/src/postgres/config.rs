@@ -201,12 +201,16 @@ pub(super) struct Live {
     pub(super) upstream: Option<(Upstream, String)>,
     /// What commits wait for.
     pub(super) sync: SyncSetting,
+    /// Every process of the database is known to have taken `sync` over.
+    pub(super) settled: bool,
+    /// Commits may pass without waiting: so it was, and it is not yet known to have ended.
+    pub(super) passing: bool,
 }
 
 /// How a database starts: sealed.
 impl Default for Live {
     fn default() -> Self {
-        Self { upstream: None, sync: SyncSetting::Wait }
+        Self { upstream: None, sync: SyncSetting::Wait, settled: true, passing: false }
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 use super::Postgres;
 use super::config::Live;
 use super::session::Session;
-use crate::guard::tail;
+use crate::guard::{blocking, tail};
 use crate::{EngineError, Followed, History, Role, Upstream};
 
 /// How long the first bytes are waited for before the agent hears `NotYet`.
@@ -87,7 +87,7 @@ impl Postgres {
         let folder = self.paths.sockets.join(&name);
         self.account.make_dir(&folder)?;
         self.copy_certificates(&folder)?;
-        Ok(Live { upstream: Some((upstream.clone(), name)), sync: self.live().sync })
+        Ok(Live { upstream: Some((upstream.clone(), name)), ..self.live() })
     }
 
     async fn streams(&self, session: &Session) -> Result<bool, EngineError> {
@@ -98,7 +98,9 @@ impl Postgres {
     /// What the receiver last complained of since it was told whom to follow.
     pub(super) async fn receiver_error(&self) -> Option<String> {
         let mark = self.log_mark.load(std::sync::atomic::Ordering::Relaxed);
-        let new = self.log_length().saturating_sub(mark).min(LOG_END);
+        let log = self.paths.log.clone();
+        let length = blocking(move || std::fs::metadata(log).map_or(0, |m| m.len())).await;
+        let new = length.saturating_sub(mark).min(LOG_END);
         if new == 0 { None } else { last_complaint(&tail(&self.paths.log, new).await) }
     }
 }

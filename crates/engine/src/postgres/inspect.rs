@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
-use super::Postgres;
 use super::session::Session;
+use super::{Postgres, Threads};
 use crate::guard::blocking;
 use crate::{CopyId, DataCopy, EngineError, Inspection, Process, Role, StandbySeen};
 
@@ -46,17 +46,16 @@ const STANDBYS: &str = "select application_name, state = 'streaming', (flush_lsn
     from pg_stat_replication where not pg_is_in_recovery()";
 
 impl Postgres {
-    pub(super) async fn inspect(this: &Arc<Self>) -> Inspection {
-        let mut look = this.look();
+    pub(super) async fn await_look(&self, mut look: watch::Receiver<Option<Inspection>>) -> Inspection {
         let found = match timeout(LIMIT, look.wait_for(Option::is_some)).await {
             Ok(Ok(found)) => found.clone(),
             _ => None,
         };
-        found.unwrap_or_else(|| this.remembered())
+        found.unwrap_or_else(|| self.remembered())
     }
 
     /// Starts a look, unless one is under way: a database that hangs must not be piled up with connections.
-    fn look(self: &Arc<Self>) -> watch::Receiver<Option<Inspection>> {
+    pub(super) fn look(self: &Arc<Self>, threads: &Threads) -> watch::Receiver<Option<Inspection>> {
         let now = self.clock.now();
         let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((since, under_way)) = &probe.under_way
@@ -70,7 +69,7 @@ impl Postgres {
         probe.under_way = Some((now, under_way.clone()));
         drop(probe);
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        threads.spawn(async move {
             let seen = this.look_now().await;
             this.probe.lock().unwrap_or_else(PoisonError::into_inner).last = Some(seen.clone());
             let _ = tell.send(Some(seen));

@@ -28,6 +28,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use tokio::runtime::Runtime;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use trine_platform::Clock;
 use trine_protocol::{Epoch, Moment, NodeName, Position};
@@ -86,7 +87,11 @@ impl std::fmt::Debug for PostgresConfig {
 #[derive(Clone, Debug)]
 pub struct PostgresEngine {
     inner: Arc<Postgres>,
+    threads: Arc<Threads>,
 }
+
+/// One for an operation, one for what looks on.
+const WORKERS: usize = 2;
 
 #[derive(Debug)]
 struct Postgres {
@@ -103,6 +108,8 @@ struct Postgres {
     /// A connection that is idle, and the database process that it is to. Whoever uses it takes it out, so that one in
     /// the middle of something is never used again.
     idle: Mutex<Option<(u32, Session)>>,
+    /// The programs that were found last.
+    found: Mutex<Option<Binaries>>,
     probe: Mutex<inspect::Probe>,
     barrier: Mutex<Option<sync::Pending>>,
     /// How long the database's log was when it was last told whom to follow.
@@ -132,18 +139,32 @@ impl PostgresEngine {
             copying: AsyncMutex::new(()),
             live: Mutex::new(Live::default()),
             idle: Mutex::new(None),
+            found: Mutex::new(None),
             probe: Mutex::new(inspect::Probe::default()),
             barrier: Mutex::new(None),
             log_mark: AtomicU64::new(0),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), threads: Arc::new(Threads::start()?) })
+    }
+
+    fn inner(&self) -> Arc<Postgres> {
+        Arc::clone(&self.inner)
     }
 }
 
 impl Postgres {
     /// The programs for the data that is here.
     fn binaries(&self) -> Result<Binaries, EngineError> {
-        Binaries::find(self.config.bin_dir.as_deref(), data_major(&self.paths.data))
+        let major = data_major(&self.paths.data);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        match found.as_ref() {
+            Some(b) if Some(b.major) == major && b.program("postgres").exists() => Ok(b.clone()),
+            _ => {
+                let new = Binaries::find(self.config.bin_dir.as_deref(), major)?;
+                *found = Some(new.clone());
+                Ok(new)
+            }
+        }
     }
 
     /// The programs for a new copy.
@@ -222,6 +243,59 @@ impl Postgres {
     }
 }
 
+/// The threads that the engine works on. Its files may be on a disk that hangs, and the agent's own threads must not wait
+/// for that.
+#[derive(Debug)]
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> Result<Self, EngineError> {
+        let built = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("engine")
+            .enable_all()
+            .build()
+            .map_err(|source| EngineError::Guard { action: "start the threads to work with", source })?;
+        Ok(Self(Some(built)))
+    }
+
+    /// Runs `work` there, to its end.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.0 {
+            runtime.spawn(work);
+        }
+    }
+
+    /// Runs `work` there. When the caller drops this, the work is dropped at its next await.
+    async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let Some(runtime) = &self.0 else { return std::future::pending().await };
+        let mut task = AbortOnDrop(runtime.spawn(work));
+        match (&mut task.0).await {
+            Ok(value) => value,
+            Err(e) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 #[async_trait]
 impl Engine for PostgresEngine {
     fn kind(&self) -> &'static str {
@@ -229,43 +303,54 @@ impl Engine for PostgresEngine {
     }
 
     async fn attach(&self) -> Result<Process, EngineError> {
-        self.inner.attach().await
+        let this = self.inner();
+        self.threads.run(async move { this.attach().await }).await
     }
 
     async fn inspect(&self) -> Inspection {
-        Postgres::inspect(&self.inner).await
+        // The deadline is kept here, whatever the engine's threads wait for.
+        let look = self.inner.look(&self.threads);
+        self.inner.await_look(look).await
     }
 
     async fn bootstrap(&self) -> Result<CopyId, EngineError> {
-        self.inner.make_first().await
+        let this = self.inner();
+        self.threads.run(async move { this.make_first().await }).await
     }
 
     async fn adopt(&self, from: &Path) -> Result<Adopted, EngineError> {
-        self.inner.adopt(from).await
+        let (this, from) = (self.inner(), from.to_owned());
+        self.threads.run(async move { this.adopt(&from).await }).await
     }
 
     async fn start(&self) -> Result<(), EngineError> {
-        self.inner.start().await
+        let this = self.inner();
+        self.threads.run(async move { this.start().await }).await
     }
 
     async fn seal(&self) -> Result<Position, EngineError> {
-        self.inner.seal().await
+        let this = self.inner();
+        self.threads.run(async move { this.seal().await }).await
     }
 
     async fn promote(&self, epoch: Epoch, members: &BTreeSet<NodeName>) -> Result<(), EngineError> {
-        Postgres::promote(&self.inner, epoch, members).await
+        let (this, members) = (self.inner(), members.clone());
+        self.threads.run(async move { Postgres::promote(&this, epoch, &members).await }).await
     }
 
     async fn set_members(&self, members: &BTreeSet<NodeName>) -> Result<(), EngineError> {
-        self.inner.set_members(members).await
+        let (this, members) = (self.inner(), members.clone());
+        self.threads.run(async move { this.set_members(&members).await }).await
     }
 
     async fn history(&self) -> Result<History, EngineError> {
-        self.inner.history().await
+        let this = self.inner();
+        self.threads.run(async move { this.history().await }).await
     }
 
     async fn follow(&self, upstream: &Upstream, history: &History) -> Result<Followed, EngineError> {
-        self.inner.follow(upstream, history).await
+        let (this, upstream, history) = (self.inner(), upstream.clone(), history.clone());
+        self.threads.run(async move { this.follow(&upstream, &history).await }).await
     }
 
     async fn rejoin(
@@ -274,7 +359,8 @@ impl Engine for PostgresEngine {
         history: &History,
         progress: &watch::Sender<Progress>,
     ) -> Result<(), EngineError> {
-        Postgres::rejoin(&self.inner, upstream, history, progress).await
+        let (this, upstream, history, progress) = (self.inner(), upstream.clone(), history.clone(), progress.clone());
+        self.threads.run(async move { Postgres::rejoin(&this, &upstream, &history, &progress).await }).await
     }
 
     async fn clone_from(
@@ -283,19 +369,28 @@ impl Engine for PostgresEngine {
         identity: Option<CopyId>,
         progress: &watch::Sender<Progress>,
     ) -> Result<(), EngineError> {
-        self.inner.copy_from(upstream, identity, progress).await
+        let (this, upstream, progress) = (self.inner(), upstream.clone(), progress.clone());
+        self.threads.run(async move { this.copy_from(&upstream, identity, &progress).await }).await
     }
 
     async fn set_sync(&self, setting: &SyncSetting) -> Result<(), EngineError> {
-        self.inner.set_sync(setting).await
+        let (this, setting) = (self.inner(), setting.clone());
+        self.threads.run(async move { this.set_sync(&setting).await }).await
     }
 
     async fn barrier(&self, epoch: Epoch) -> Result<(), EngineError> {
-        Postgres::barrier(&self.inner, epoch).await
+        let this = self.inner();
+        self.threads.run(async move { Postgres::barrier(&this, epoch).await }).await
+    }
+
+    async fn prepare_stop(&self) -> Result<(), EngineError> {
+        let this = self.inner();
+        self.threads.run(async move { this.checkpoint().await }).await
     }
 
     async fn stop(&self) -> Result<(), EngineError> {
-        self.inner.stop().await
+        let this = self.inner();
+        self.threads.run(async move { this.stop().await }).await
     }
 
     fn kill(&self) {

@@ -1,8 +1,9 @@
 //! Taking back what a former primary wrote and nobody else has.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,7 +119,7 @@ impl Postgres {
         epoch: Epoch,
         progress: &watch::Sender<Progress>,
     ) -> Result<OwnedMutexGuard<()>, EngineError> {
-        let (tell, mut heard) = watch::channel(Progress { phase: "rewinding".into(), done: 0, total: None });
+        let (tell, mut heard) = watch::channel(Progress::default());
         let (this, upstream) = (Arc::clone(self), upstream.clone());
         let task = tokio::spawn(async move { this.run_rewind(&upstream, epoch, &tell).await.map(|()| turn) });
         while heard.changed().await.is_ok() {
@@ -188,6 +189,7 @@ impl Postgres {
             "--no-sync".into(),
         ];
         let tool = Tool { name: "pg_rewind", binaries: &binaries, account: &self.account, paths: &self.paths };
+        progress.send_replace(Progress { phase: "rewinding".into(), done: 0, total: None });
         self.set_mark(epoch, Phase::Rewinding)?;
         let said = tool
             .run(&args, |line| {
@@ -242,9 +244,11 @@ impl Postgres {
             return Ok(());
         }
         fs::create_dir_all(&folder).map_err(EngineError::io("make the folder", &folder))?;
-        for path in self.cut_off(own, fork, segment)? {
+        for (path, number) in self.cut_off(own, fork, segment)? {
             let to = folder.join(path.file_name().unwrap_or_default());
-            fs::copy(&path, &to).map_err(EngineError::io("keep aside what the rewind cuts off, in", &to))?;
+            // A file is written for a whole segment; what is after the log's end is worth nothing.
+            let length = own.end.saturating_sub(number.saturating_mul(segment)).min(segment);
+            copy_start(&path, &to, length).map_err(EngineError::io("keep aside what the rewind cuts off, in", &to))?;
         }
         let note = Note {
             node: self.config.me.as_str(),
@@ -261,8 +265,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// The WAL files that hold what is after the fork.
-    fn cut_off(&self, own: &History, fork: Fork, segment: u64) -> Result<Vec<PathBuf>, EngineError> {
+    /// The WAL files that hold what is after the fork, with their numbers.
+    fn cut_off(&self, own: &History, fork: Fork, segment: u64) -> Result<Vec<(PathBuf, u64)>, EngineError> {
         let wal = self.paths.wal();
         let failed = || EngineError::io("read", &wal);
         let (first, last) = (fork.end / segment.max(1), own.end / segment.max(1));
@@ -272,12 +276,26 @@ impl Postgres {
             let Some((timeline, number)) = name.to_str().and_then(|n| wal_file(n, segment)) else { continue };
             let own_part = timeline >= fork.epoch.0 && own.end_of(Epoch(timeline)).is_some();
             if own_part && (first..=last).contains(&number) {
-                found.push(wal.join(name));
+                found.push((wal.join(name), number));
             }
         }
         Ok(found)
     }
 }
+
+/// Copies the first `length` bytes of a file, up to a whole page, and leaves the rest of it empty.
+fn copy_start(from: &Path, to: &Path, length: u64) -> io::Result<()> {
+    use std::io::Read;
+    let source = fs::File::open(from)?;
+    let whole = source.metadata()?.len();
+    let mut copy = fs::File::create(to)?;
+    io::copy(&mut source.take(length.next_multiple_of(PAGE)), &mut copy)?;
+    copy.set_len(whole)?;
+    copy.sync_all()
+}
+
+/// The size of a page of the log.
+const PAGE: u64 = 8192;
 
 /// A WAL file's timeline and number.
 fn wal_file(name: &str, segment: u64) -> Option<(u64, u64)> {

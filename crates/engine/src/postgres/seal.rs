@@ -34,7 +34,7 @@ impl Postgres {
     /// title by then; when none is left, nothing flows and nothing will.
     pub(super) async fn cut(&self) -> Result<(), EngineError> {
         let postmaster = self.running()?;
-        let sealed = Live { upstream: None, sync: self.live().sync };
+        let sealed = Live { upstream: None, ..self.live() };
         self.clear_links(&sealed)?;
         if self.live() != sealed {
             self.write_live(&sealed)?;

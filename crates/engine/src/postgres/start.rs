@@ -195,17 +195,20 @@ impl Postgres {
         self.stop_now().await
     }
 
+    pub(super) async fn checkpoint(&self) -> Result<(), EngineError> {
+        let session = self.session().await?;
+        session.run("make a checkpoint", "checkpoint").await?;
+        self.give_back(session);
+        Ok(())
+    }
+
     pub(super) async fn stop_now(&self) -> Result<(), EngineError> {
         let mut state = self.guard.state();
         if *state.borrow() == Process::Stopped && self.running().is_err() {
             return Ok(());
         }
         // What is written before the stop does not delay it.
-        let checkpoint = async {
-            let session = self.session().await?;
-            session.run("make a checkpoint", "checkpoint").await
-        };
-        if let Ok(Err(e)) = timeout(CHECKPOINT, checkpoint).await {
+        if let Ok(Err(e)) = timeout(CHECKPOINT, self.checkpoint()).await {
             tracing::debug!(error = %e.chain(), "no checkpoint before the stop");
         }
         self.guard.signal(Signal::INT);

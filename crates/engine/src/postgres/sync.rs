@@ -41,11 +41,16 @@ impl Postgres {
     pub(super) async fn set_sync(&self, setting: &SyncSetting) -> Result<(), EngineError> {
         let _turn = self.turn.lock().await;
         let session = self.session().await?;
-        let now = self.live().sync;
-        if now != *setting && Self::must_wait_between(&now, setting) {
+        let now = self.live();
+        let same = now.settled && now.sync == *setting;
+        let stricter = now.passing && *setting != SyncSetting::Alone;
+        if !same && (stricter || !now.settled || Self::must_wait_between(&now.sync, setting)) {
             self.apply_sync(&session, &SyncSetting::Wait).await?;
-            if now == SyncSetting::Alone && self.primary(&session).await?.is_some() {
-                self.prove_waiting(&session).await?;
+            if now.passing {
+                if self.primary(&session).await?.is_some() {
+                    self.prove_waiting(&session).await?;
+                }
+                self.write_live(&Live { passing: false, ..self.live() })?;
             }
         }
         self.apply_sync(&session, setting).await?;
@@ -54,17 +59,19 @@ impl Postgres {
     }
 
     /// Whether a change can only be confirmed by way of the rule that nobody meets: a sender shows whether it counts at
-    /// all, not of how many, and nothing shows whether commits wait already.
+    /// all, not of how many.
     fn must_wait_between(from: &SyncSetting, to: &SyncSetting) -> bool {
         match (from, to) {
-            (SyncSetting::Alone, SyncSetting::Any { .. } | SyncSetting::Wait) => true,
             (SyncSetting::Any { acks: a, .. }, SyncSetting::Any { acks: b, .. }) => a != b,
             _ => false,
         }
     }
 
     async fn apply_sync(&self, session: &Session, setting: &SyncSetting) -> Result<(), EngineError> {
-        let live = Live { sync: setting.clone(), ..self.live() };
+        let now = self.live();
+        let passing = now.passing || *setting == SyncSetting::Alone;
+        let settled = now.settled && now.sync == *setting;
+        let live = Live { sync: setting.clone(), settled, passing, ..now };
         self.write_live(&live)?;
         self.reload()?;
         let names = sync_names(setting);
@@ -76,7 +83,8 @@ impl Postgres {
         };
         timeout(PATIENCE, taken_over)
             .await
-            .unwrap_or_else(|_| Err(EngineError::NotConfirmed(format!("synchronous_standby_names = {names}"))))
+            .unwrap_or_else(|_| Err(EngineError::NotConfirmed(format!("synchronous_standby_names = {names}"))))?;
+        self.write_live(&Live { settled: true, ..live })
     }
 
     async fn has_taken_over(session: &Session, setting: &SyncSetting, names: &str) -> Result<bool, EngineError> {

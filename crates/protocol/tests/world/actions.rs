@@ -83,7 +83,8 @@ impl World {
                 }
             }
             Action::RebuildStandby(i) => {
-                let other = (0..self.nodes.len()).map(|k| (k + n(i)) % self.nodes.len()).find(|k| Some(*k) != self.primary());
+                let other =
+                    (0..self.nodes.len()).map(|k| (k + n(i)) % self.nodes.len()).find(|k| Some(*k) != self.primary());
                 let node = self.nodes[other.unwrap_or(0)].name.clone();
                 self.ask(Wish::Rebuild { node });
             }
@@ -284,7 +285,8 @@ impl World {
             }
             (Point::Elected, held) => held.is_some_and(|h| !h.opened),
             (Point::Promoted, held) => {
-                held.is_some_and(|h| !h.opened) && self.nodes.iter().any(|n| matches!(&n.db, Db::Primary(p) if p.epoch == epoch))
+                held.is_some_and(|h| !h.opened)
+                    && self.nodes.iter().any(|n| matches!(&n.db, Db::Primary(p) if p.epoch == epoch))
             }
             (Point::Changing, held) => held.is_some_and(|h| !h.pending.is_empty()),
             (Point::Setting, _) => self.nodes.iter().any(|n| matches!(&n.db, Db::Primary(p) if p.settings.len() > 1)),

@@ -1,14 +1,10 @@
 //! What a node's agent does, one small step at a time.
 
 use super::types::{Agent, Work};
-use super::{
-    Change, Copy, Db, Entry, Epoch, LEASE_MS, Lease, Message, Mutant, Prime, Wish, World, position_of,
-};
+use super::{Change, Copy, Db, Entry, Epoch, LEASE_MS, Lease, Message, Mutant, Prime, Wish, World, position_of};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use trine_protocol::{
-    Condition, Controller, Goal, NodeName, Repair, SyncRule, SyncSetting, Voter, goal, must_fence,
-};
+use trine_protocol::{Condition, Controller, Goal, NodeName, Repair, SyncRule, SyncSetting, Voter, goal, must_fence};
 
 impl World {
     /// An agent starts; what it sees of the state may be older than what it saw before.
@@ -142,7 +138,8 @@ impl World {
     fn restart_in_place(&mut self, i: usize, epoch: Epoch) -> bool {
         let now = self.now(i);
         let node = &mut self.nodes[i];
-        let lease = node.agent.as_ref().and_then(|a| a.lease.as_ref()).filter(|l| l.epoch() == epoch && l.is_valid(now));
+        let lease =
+            node.agent.as_ref().and_then(|a| a.lease.as_ref()).filter(|l| l.epoch() == epoch && l.is_valid(now));
         let Some(guard) = lease.and_then(Lease::until) else { return false };
         node.db = Db::Primary(Prime {
             epoch,

@@ -47,7 +47,9 @@ impl World {
         if let Some(later) = later {
             if !self.lost_knowingly(epoch, later) {
                 let name = self.nodes[i].name.clone();
-                self.violation(format!("{name} acknowledges {upto} entries in {epoch:?}, and {later:?} has begun without"));
+                self.violation(format!(
+                    "{name} acknowledges {upto} entries in {epoch:?}, and {later:?} has begun without"
+                ));
             }
             return;
         }
@@ -146,7 +148,8 @@ impl World {
         };
         let (old, new) = (binding(before), binding(after));
         let barrier = !opened(before) && opened(after);
-        let settled = before.held().zip(after.held()).is_some_and(|(b, a)| !b.pending.is_empty() && a.pending.is_empty());
+        let settled =
+            before.held().zip(after.held()).is_some_and(|(b, a)| !b.pending.is_empty() && a.pending.is_empty());
         if !old.is_subset(&new) && !barrier && !settled {
             self.violation(format!("a rule in force was dropped: {old:?} became {new:?}"));
         }

@@ -177,7 +177,8 @@ impl World {
                 state.guarding = std::iter::once(held.rule.clone()).chain(held.pending.clone()).collect();
             }
         }
-        if rule_changes && self.is(Mutant::OldRuleDroppedAtOnce)
+        if rule_changes
+            && self.is(Mutant::OldRuleDroppedAtOnce)
             && let Reign::Held(held) = &mut state.reign
         {
             held.rule = held.target().clone();
