@@ -29,7 +29,7 @@ say "$primary comes back: it takes back what nobody else has, and follows the ne
 "$trine" local start-node "$primary" --dir "$DIR" --wait
 "$trine" status --dir "$DIR"
 say "What the cluster decided, and why"
-"$trine" events --dir "$DIR" | tail -n 12
+"$trine" events --dir "$DIR" | tail -n 40
 
 say "The cluster is left running"
 "$trine" endpoints --dir "$DIR"

@@ -64,6 +64,9 @@ impl Default for WriterOptions {
 pub struct Progress {
     /// Acknowledged inserts.
     pub acked: u64,
+    /// Inserts that were sent and not answered, or not with OK.
+    #[serde(default)]
+    pub unknown: u64,
     /// The id after the highest that was sent.
     pub sent: i64,
     /// When the last answer came, in nanoseconds since boot; 0 before the first.
@@ -76,6 +79,7 @@ pub struct Progress {
 #[derive(Debug, Default)]
 pub struct Live {
     acked: AtomicU64,
+    unknown: AtomicU64,
     sent: AtomicI64,
     last_ack_ns: AtomicU64,
     ended: AtomicBool,
@@ -88,6 +92,7 @@ impl Live {
     pub fn progress(&self) -> Progress {
         Progress {
             acked: self.acked.load(Ordering::Relaxed),
+            unknown: self.unknown.load(Ordering::Relaxed),
             sent: self.sent.load(Ordering::Relaxed),
             last_ack_ns: self.last_ack_ns.load(Ordering::Relaxed),
             ended: self.ended.load(Ordering::Relaxed),
@@ -315,6 +320,7 @@ async fn client(options: WriterOptions, number: usize, live: Arc<Live>, report: 
             }
             Err(e) => {
                 report.lock().unwrap().unknown.push(id);
+                live.unknown.fetch_add(1, Ordering::Relaxed);
                 failed(&e, "insert");
                 id += step;
                 if !options.reconnect {

@@ -207,7 +207,7 @@ fn other_cluster(data: &Path) -> Result<()> {
 
 #[test]
 fn data_of_another_cluster_is_left_alone() {
-    scenario("other-cluster", &Options::local(), |s| n3_is_refused(s, other_cluster, &["system identifier"]));
+    scenario("other-cluster", &Options::local(), |s| n3_is_refused(s, other_cluster, &["refusing to mix"]));
 }
 
 #[test]

@@ -58,7 +58,9 @@ impl Control for NodeControl {
         let change = match request {
             Request::Switchover { to } => {
                 let to = known(&state, to)?;
-                self.prepare_switchover(&state).await;
+                if to.as_ref() != state.primary() {
+                    self.prepare_switchover(&state, to.as_ref()).await?;
+                }
                 Change::Ask(Wish::Switchover { to })
             }
             Request::Failover { to } => Change::Ask(Wish::Failover { to: known(&state, to)?, accept_loss: false }),
@@ -90,12 +92,20 @@ impl Control for NodeControl {
 const PREPARE: Duration = Duration::from_secs(20);
 
 impl NodeControl {
-    /// The primary writes its dirty pages while clients are still served, so that its stop is short.
-    async fn prepare_switchover(&self, state: &ClusterState) {
-        let Some(primary) = state.primary() else { return };
-        let prepared: Result<(), _> = self.0.peers.call(primary, "engine/prepare-stop", &(), PREPARE).await;
-        if let Err(error) = prepared {
-            tracing::info!(%primary, %error, "the primary did not prepare its stop; the switchover begins all the same");
+    /// The primary writes its dirty pages while clients are still served, so that its stop is short; and the target shows
+    /// that it takes what the primary writes.
+    async fn prepare_switchover(&self, state: &ClusterState, to: Option<&NodeName>) -> Result<(), Refused> {
+        let Some(primary) = state.primary() else { return Ok(()) };
+        match self.0.peers.call(primary, "engine/prepare-switchover", &to, PREPARE).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => {
+                let why: String = why;
+                Err(Refused::failed(format!("{why}; nothing was changed")))
+            }
+            Err(error) => {
+                tracing::info!(%primary, %error, "the primary did not prepare its stop; the switchover begins all the same");
+                Ok(())
+            }
         }
     }
 

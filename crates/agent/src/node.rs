@@ -75,6 +75,8 @@ pub(crate) struct Doing {
     pub(crate) yielded: Option<Epoch>,
     /// What its copy needs.
     pub(crate) needs: Option<Repair>,
+    /// How often in a row the database did not start on its copy.
+    pub(crate) start_failures: u32,
     /// In words, for people; `None`: nothing in particular.
     pub(crate) work: Option<&'static str>,
     /// What went wrong last.

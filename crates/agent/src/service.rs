@@ -13,6 +13,7 @@ use trine_transport::{CallRefused, Service, answer, parse};
 use crate::digest::Account;
 use crate::lease::{Release, Renew};
 use crate::node::Node;
+use crate::switchover::caught_up;
 
 /// A primary's answer to a node that wants to follow it.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -56,11 +57,15 @@ impl Service for NodeService {
                 answer(&node.bureau.take(from.clone(), account))
             }
             "cluster/generation" => answer(&node.state().generation),
-            "engine/prepare-stop" => {
+            "engine/prepare-switchover" => {
+                let to: Option<NodeName> = parse(&body)?;
                 if let Err(error) = node.engine.prepare_stop().await {
                     tracing::info!(error = error.chain(), "could not prepare the stop; it takes a little longer");
                 }
-                answer(&())
+                answer(&match to {
+                    Some(to) => caught_up(node, &to, Duration::from_secs(3)).await,
+                    None => Ok(()),
+                })
             }
             "engine/history" => {
                 let epoch: Epoch = parse(&body)?;

@@ -1,9 +1,9 @@
-//! Draining before a switchover.
+//! Before a switchover: the target has everything, and no transaction is open.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
-use trine_protocol::Epoch;
+use trine_protocol::{Epoch, NodeName};
 
 use crate::node::Node;
 
@@ -28,4 +28,33 @@ pub(crate) async fn wait_drained(node: &Node, epoch: Epoch) {
             "transactions run on beyond the limit; they are ended"
         );
     }
+}
+
+/// Returns once the node that is to lead has everything durably that this primary had when it was asked.
+///
+/// A standby that is connected and takes nothing (its receiver hangs) looks well until then.
+pub(crate) async fn wait_caught_up(node: &Node, epoch: Epoch, limit: Duration) -> Result<(), String> {
+    let state = node.state();
+    let Some(target) = state.held().and_then(|h| h.leaving.clone()).filter(|_| state.epoch == epoch) else {
+        return Ok(());
+    };
+    caught_up(node, &target, limit).await
+}
+
+/// Has `target` everything that this primary has now? Waits for it up to `limit`.
+pub(crate) async fn caught_up(node: &Node, target: &NodeName, limit: Duration) -> Result<(), String> {
+    let Some(end) = node.inspect().await.position.map(|p| p.offset) else {
+        return Err("how far this primary has written is not known".to_owned());
+    };
+    let all = async {
+        loop {
+            let seen = node.inspect().await;
+            if seen.standbys.get(target).and_then(|s| s.flushed).is_some_and(|at| at >= end) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let late = |_| format!("{target} has not taken everything from the primary within {limit:?}");
+    timeout(limit, all).await.map_err(late)
 }

@@ -7,6 +7,8 @@
 //! disk comes back as another voter, and cannot forget a vote that it gave.
 
 mod backend;
+mod config;
+mod consensus;
 mod errors;
 mod gate;
 mod keeper;
@@ -20,8 +22,10 @@ mod raft;
 mod store;
 mod types;
 
+pub use config::{ConsensusConfig, Founding};
+pub use consensus::Consensus;
 pub use errors::{ConsensusError, StoreError};
-pub use raft::{Consensus, ConsensusConfig, Founding, RaftConsensus};
+pub use raft::RaftConsensus;
 pub use types::{ConsensusStatus, Standing};
 
 /// The files of a [`Disk`](trine_platform::Disk) that hold a voter's memory. Without both of them it comes back as a new voter.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use trine_protocol::NodeName;
 use trine_transport::CallRefused;
@@ -114,11 +114,21 @@ impl Members {
         self.forget(self.now(|m| of_name(m, name, 0))).await
     }
 
-    /// Ends a change that an earlier leader left half done.
+    /// Ends a change that an earlier leader left half done, as soon as that can be.
     pub(crate) async fn settle(&self) {
-        let _one = self.one_at_a_time.lock().await;
-        // Whatever is in the way is in the way of the next change too, which says so.
-        let _ = self.finish_joint().await;
+        loop {
+            let ended = {
+                let _one = self.one_at_a_time.lock().await;
+                self.finish_joint().await
+            };
+            match ended {
+                Ok(()) | Err(Not::Leader) => return,
+                Err(Not::Yet | Not::Possible(_)) if self.raft.metrics().borrow().running_state.is_ok() => {
+                    sleep(STEP).await;
+                }
+                Err(_) => return,
+            }
+        }
     }
 
     async fn finish_joint(&self) -> Result<(), Not> {

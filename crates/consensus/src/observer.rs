@@ -44,15 +44,16 @@ impl Observer {
     pub(crate) async fn run(self) {
         let mut metrics = self.raft.metrics();
         loop {
-            let (leader, standing, ended) = {
+            let (leader, standing, votes, ended) = {
                 let m = metrics.borrow_and_update();
-                (self.leader(&m), self.standing(&m), m.running_state.is_err())
+                let votes = m.membership_config.voter_ids().any(|id| id == self.id);
+                (self.leader(&m), self.standing(&m), votes, m.running_state.is_err())
             };
             self.show(leader, standing);
             if ended {
                 return;
             }
-            if *self.signals.standing.borrow() == Standing::Voter && !*self.was_voter.borrow() {
+            if votes && !*self.was_voter.borrow() {
                 self.note_vote().await;
             }
             if metrics.changed().await.is_err() {
@@ -83,7 +84,9 @@ impl Observer {
             Ok(()) => {}
         }
         let group = m.membership_config.membership();
-        if group.voter_ids().any(|id| id == self.id) {
+        let configs = group.get_joint_config();
+        // In every one: while it is being taken in, the group still needs a majority without it.
+        if !configs.is_empty() && configs.iter().all(|c| c.contains(&self.id)) {
             Standing::Voter
         } else if group.get_node(&self.id).is_some() {
             Standing::Learner

@@ -1,4 +1,4 @@
-//! Consensus, as the rest of the agent uses it.
+//! Consensus by openraft.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::raft::AppendEntriesResponse;
-use openraft::{BasicNode, Config, Snapshot, SnapshotPolicy};
+use openraft::{BasicNode, Snapshot};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -20,6 +20,8 @@ use trine_platform::Disk;
 use trine_protocol::{ClusterState, Command, NodeName, Outcome};
 use trine_transport::{CallError, CallRefused, Peers, answer, parse};
 
+use crate::config::{ConsensusConfig, Founding};
+use crate::consensus::Consensus;
 use crate::errors::{ConsensusError, StoreError};
 use crate::gate::{Gate, Heard};
 use crate::keeper::Keeper;
@@ -34,124 +36,6 @@ use crate::network::Network;
 use crate::observer::{Observer, Signals};
 use crate::store::{FILE, Store, blocking};
 use crate::types::{ConsensusStatus, Raft, Standing, Types, after, name_of};
-
-/// One small state, the same on every voter.
-#[async_trait]
-pub trait Consensus: Send + Sync + fmt::Debug + 'static {
-    /// Commits a command and gives its outcome. Done by the leader; elsewhere it is forwarded, and repeated if the leader
-    /// changes meanwhile. So a command may be applied twice: it must carry its own condition, and a refusal after a change of
-    /// leader may mean that it was applied before.
-    ///
-    /// When it returns, this node's own [`Consensus::state`] has it, unless this node lags by more than a quarter of a second.
-    ///
-    /// # Errors
-    /// [`ConsensusError::NoLeader`] (not done), [`ConsensusError::Unknown`] (perhaps done), [`ConsensusError::Stopped`].
-    async fn propose(&self, command: Command, within: Duration) -> Result<Outcome, ConsensusError>;
-
-    /// The state, with everything that was committed anywhere before the call.
-    ///
-    /// # Errors
-    /// As [`Consensus::propose`].
-    async fn read(&self, within: Duration) -> Result<Arc<ClusterState>, ConsensusError>;
-
-    /// Takes a node's vote and its membership. A node that has neither is no error.
-    ///
-    /// # Errors
-    /// As [`Consensus::propose`], and [`ConsensusError::Members`] for the last voter.
-    async fn remove_voter(&self, name: &NodeName, within: Duration) -> Result<(), ConsensusError>;
-
-    /// The state as far as it was applied here: told at once after each change. After a restart it may be older than before
-    /// it, until the leader has spoken.
-    fn state(&self) -> watch::Receiver<Arc<ClusterState>>;
-
-    /// The leader's node, as this one knows it. A leader that has lost its majority is `None` to itself.
-    fn leader(&self) -> watch::Receiver<Option<NodeName>>;
-
-    /// What this node is in the group.
-    fn standing(&self) -> watch::Receiver<Standing>;
-
-    /// Is this node the leader?
-    fn is_leader(&self) -> bool;
-
-    /// Where consensus stands. Cheap.
-    fn status(&self) -> ConsensusStatus;
-
-    /// Answers a call of another node whose method begins with `consensus/`.
-    ///
-    /// # Errors
-    /// What the caller is told.
-    async fn handle_call(&self, from: &NodeName, method: &str, body: Bytes) -> Result<Bytes, CallRefused>;
-
-    /// Stops, and lets go of the log.
-    async fn shutdown(&self);
-}
-
-/// What a node does that has no log yet. One that has goes on with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Founding {
-    /// It joins the others.
-    Join,
-    /// It founds the group, unless one of the others that answers now belongs to one: then it joins. For one node, at its very
-    /// first start, only.
-    Found,
-    /// It founds a group, whatever the others say: a person has given up the old one, whose majority is lost.
-    FoundAnyway,
-}
-
-/// How consensus runs on this node.
-#[derive(Clone, Debug)]
-pub struct ConsensusConfig {
-    /// This node.
-    pub me: NodeName,
-    /// Its cluster: a log of another one is refused.
-    pub cluster_id: String,
-    /// What it does when it has no log yet.
-    pub founding: Founding,
-    /// It is to have a vote; otherwise it only gets the state.
-    pub voter: bool,
-    /// How often the leader is heard. A call to a voter may take as long.
-    pub heartbeat: Duration,
-    /// After how long without a leader the others elect one, at most (a random time from three quarters of this on).
-    pub election: Duration,
-    /// A snapshot is made after so many entries.
-    pub snapshot_every: u64,
-}
-
-impl ConsensusConfig {
-    /// The usual timings: 75 ms, 600 ms, 2,000 entries.
-    #[must_use]
-    pub fn new(me: NodeName, cluster_id: impl Into<String>) -> Self {
-        Self {
-            me,
-            cluster_id: cluster_id.into(),
-            founding: Founding::Join,
-            voter: true,
-            heartbeat: Duration::from_millis(75),
-            election: Duration::from_millis(600),
-            snapshot_every: 2000,
-        }
-    }
-
-    /// openraft's followers wait for `election_timeout_max` plus a random time between the two: so half of ours is its longest,
-    /// a quarter its shortest.
-    fn for_openraft(&self) -> Result<Config, ConsensusError> {
-        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        let election = millis(self.election);
-        let config = Config {
-            cluster_name: self.cluster_id.clone(),
-            heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: election / 4,
-            election_timeout_max: election / 2,
-            // The whole snapshot goes in one call, and the other side has it on disk when it answers.
-            install_snapshot_timeout: 10_000,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
-            max_in_snapshot_log_to_keep: self.snapshot_every / 4,
-            replication_lag_threshold: self.snapshot_every.saturating_mul(2),
-            ..Config::default()
-        };
-        config.validate().map_err(|e| ConsensusError::Timing(e.to_string()))
-    }
-}
 
 /// Consensus by openraft.
 pub struct RaftConsensus {
@@ -269,8 +153,12 @@ impl RaftConsensus {
         let until = Instant::now() + within;
         let mut perhaps_done = None;
         loop {
-            if let Standing::Failed(reason) = &*self.signals.standing.borrow() {
-                return Err(ConsensusError::Stopped(reason.clone()));
+            match &*self.signals.standing.borrow() {
+                Standing::Failed(reason) => return Err(ConsensusError::Stopped(reason.clone())),
+                Standing::Replaced => {
+                    return Err(ConsensusError::Stopped("this node has been removed from the group".to_owned()));
+                }
+                Standing::Joining | Standing::Learner | Standing::Voter => {}
             }
             let leader = self.known_leader();
             let tried = match &leader {
@@ -493,6 +381,7 @@ impl Consensus for RaftConsensus {
             applied: after(m.last_applied.as_ref()),
             voters: names(&mut group.voter_ids()),
             learners: names(&mut group.learner_ids()),
+            changing: group.get_joint_config().len() > 1,
         }
     }
 
@@ -543,7 +432,8 @@ impl Consensus for RaftConsensus {
                 answer(&())
             }
             HELLO => {
-                let member = self.raft.is_initialized().await.map_err(|e| CallRefused::Failed(e.to_string()))?;
+                // From memory alone: a hung disk must not keep the others from an election.
+                let member = self.raft.metrics().borrow().membership_config.voter_ids().next().is_some();
                 let no_leader = !self.is_leader() && self.heard.last().elapsed() >= self.silence;
                 answer(&Hello { id: self.id, no_leader, member })
             }

@@ -46,7 +46,7 @@ pub enum Standing {
     Joining,
     /// It gets the state, and has no vote (yet).
     Learner,
-    /// It has a vote.
+    /// It has a vote, and the change that gave it is through.
     Voter,
     /// It was a voter, and the others have removed it, or another node of its name has taken its place. It never votes again:
     /// it comes back only with its state wiped, as a new one.
@@ -74,4 +74,6 @@ pub struct ConsensusStatus {
     pub voters: BTreeSet<NodeName>,
     /// The members without.
     pub learners: BTreeSet<NodeName>,
+    /// The voters are being changed: until it is through, a majority of the old ones is needed and one of the new ones.
+    pub changing: bool,
 }

@@ -129,7 +129,8 @@ async fn a_follower_that_was_away_catches_up_by_snapshot_and_disturbs_nobody() {
         nodes[leader].propose(i).await;
     }
     // It hears nobody, for longer than it takes to want an election; the others have a leader, so it calls none.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut its_leader = nodes[away].consensus.leader();
+    tokio::time::timeout(LONG, its_leader.wait_for(Option::is_none)).await.unwrap().unwrap();
     nodes[leader].propose(120).await;
     nodes[away].open_door().await;
     nodes[away].until_has(121).await;
@@ -186,6 +187,8 @@ async fn a_removed_voter_says_so_and_never_votes_again() {
     until_voters(&nodes[other], &rest).await;
     nodes[removed].open_door().await;
     nodes[removed].until_standing(Standing::Replaced).await;
+    let e = nodes[removed].consensus.propose(command(0), LONG).await.unwrap_err();
+    assert!(matches!(e, ConsensusError::Stopped(_)), "{e}");
     nodes[leader].propose(0).await;
     // A leader can take its own vote; the last one can't go.
     let last = nodes[other].name.clone();
@@ -256,5 +259,10 @@ async fn without_a_majority_nothing_is_promised() {
     let alone = group.start("n1", Founding::FoundAnyway).await;
     alone.until_standing(Standing::Voter).await;
     alone.propose(0).await;
+    alone.stop().await;
+    // It goes on with its log from then on, whatever it is told.
+    let alone = group.start("n1", Founding::FoundAnyway).await;
+    alone.propose(1).await;
+    assert!(has(&alone.consensus.state().borrow(), 2));
     alone.stop().await;
 }

@@ -1,5 +1,7 @@
 //! A new copy never costs the old one.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt;

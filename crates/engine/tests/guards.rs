@@ -1,5 +1,7 @@
 //! The guard ends the database whenever its agent can't: nothing of it is ever left running alone.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
 mod common;
 
 use std::process::{Command, Stdio};

@@ -81,6 +81,10 @@ impl Controller {
             let because = format!("epochs up to {floor} are in the log already");
             return begin(state, floor.next(), &because, None).into_iter().collect();
         }
+        if state.epoch == Epoch::ZERO {
+            // No epoch has begun: the seed makes the first copy.
+            return Vec::new();
+        }
         let since = remembered(&mut self.vacant, state.epoch, now);
         match elect(state, fresh) {
             Verdict::Elect { primary, rule, interim, evidence } => {

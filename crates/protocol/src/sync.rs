@@ -43,3 +43,40 @@ impl SyncRule {
         std::iter::once(&self.primary).chain(&self.standbys)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The nodes whose bit is set.
+    fn subset(nodes: &[NodeName], bits: u32) -> BTreeSet<NodeName> {
+        nodes.iter().enumerate().filter(|(i, _)| bits & (1 << i) != 0).map(|(_, n)| n.clone()).collect()
+    }
+
+    #[test]
+    fn safe_means_that_every_way_to_acknowledge_meets_the_sealed_nodes() {
+        let nodes: Vec<NodeName> = (1..=5).map(|i| format!("n{i}").parse().unwrap()).collect();
+        let (primary, standbys) = (nodes[0].clone(), nodes[1..].to_vec());
+        for (s, acks) in (1..16u32).flat_map(|s| (1..=s.count_ones()).map(move |acks| (s, acks))) {
+            let rule = SyncRule { primary: primary.clone(), standbys: subset(&standbys, s), acks: acks as usize };
+            for x in 0..32u32 {
+                let sealed = subset(&nodes, x);
+                let acknowledging = (0..16u32).filter(|a| a & !s == 0 && a.count_ones() == acks);
+                let meets = |a: u32| {
+                    let mut holders = subset(&standbys, a);
+                    holders.insert(primary.clone());
+                    !holders.is_disjoint(&sealed)
+                };
+                assert_eq!(rule.is_safe(&sealed), acknowledging.clone().all(meets), "{rule:?} {sealed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn alone_only_the_primary_proves_anything() {
+        let nodes: Vec<NodeName> = (1..=3).map(|i| format!("n{i}").parse().unwrap()).collect();
+        let rule = SyncRule::alone(nodes[0].clone());
+        assert!(!rule.is_safe(&subset(&nodes, 0b110)));
+        assert!(rule.is_safe(&subset(&nodes, 0b001)));
+    }
+}

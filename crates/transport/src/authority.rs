@@ -7,8 +7,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, date_time_ymd,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, DnsName};
 use trine_protocol::NodeName;
 
 use crate::certificate::{CertificateError, Facts, cluster_uri};
@@ -50,6 +50,9 @@ pub enum AuthorityError {
     /// It may not sign.
     #[error("the authority's certificate is not one of an authority")]
     NotAnAuthority,
+    /// TLS knows a node by its name, as it would a host.
+    #[error("a certificate can't be issued for node {0}: it is no host name (does it end with '-'?)")]
+    Name(NodeName),
     /// A node's certificate.
     #[error("can't issue a certificate for node {node}")]
     Issue {
@@ -115,9 +118,10 @@ impl Authority {
     /// A certificate and a new private key for a node that listens on `addresses`, both as PEM.
     ///
     /// # Errors
-    /// [`AuthorityError::MakeKey`] or [`AuthorityError::Issue`].
+    /// [`AuthorityError::Name`], [`AuthorityError::MakeKey`] or [`AuthorityError::Issue`].
     pub fn issue(&self, node: &NodeName, addresses: &[IpAddr]) -> Result<(String, String), AuthorityError> {
         let failed = |source| AuthorityError::Issue { node: node.clone(), source };
+        DnsName::try_from(node.as_str()).map_err(|_| AuthorityError::Name(node.clone()))?;
         let key = KeyPair::generate().map_err(AuthorityError::MakeKey)?;
         let mut params = CertificateParams::default();
         params.not_before = date_time_ymd(SINCE, 1, 1);

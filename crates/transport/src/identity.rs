@@ -96,7 +96,7 @@ pub enum IdentityError {
         authority: PemFile,
         /// What TLS says.
         #[source]
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
     /// The key is of another certificate.
     #[error("{key} does not fit {certificate}")]
@@ -107,7 +107,7 @@ pub enum IdentityError {
         certificate: PemFile,
         /// What TLS says.
         #[source]
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
     /// The authority can't serve as a root.
     #[error("{authority} can't be trusted as an authority")]
@@ -196,12 +196,15 @@ impl Identity {
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
             .map_err(|e| untrusted(e.into()))?;
-        clients.verify_client_cert(leaf, chain.get(1..).unwrap_or_default(), UnixTime::now()).map_err(|source| {
-            IdentityError::OtherAuthority { file: cert_file.clone(), authority: ca_file.clone(), source }
+        clients.verify_client_cert(leaf, chain.get(1..).unwrap_or_default(), UnixTime::now()).map_err(|e| {
+            let (file, authority, source) = (cert_file.clone(), ca_file.clone(), Box::new(e));
+            IdentityError::OtherAuthority { file, authority, source }
         })?;
 
-        let misfit =
-            |source| IdentityError::KeyMismatch { key: key_file.clone(), certificate: cert_file.clone(), source };
+        let misfit = |e| {
+            let (key, certificate, source) = (key_file.clone(), cert_file.clone(), Box::new(e));
+            IdentityError::KeyMismatch { key, certificate, source }
+        };
         let new = &[&rustls::version::TLS13];
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(new)

@@ -15,6 +15,9 @@ use crate::service::LogOf;
 /// How long a primary may take to tell its log's history.
 const HISTORY: Duration = Duration::from_millis(500);
 
+/// After so many starts in a row that failed, the copy is held to be broken.
+const BROKEN: u32 = 5;
+
 pub(super) async fn follow(
     node: &Arc<Node>,
     epoch: Epoch,
@@ -39,9 +42,10 @@ pub(super) async fn follow(
         node.engine.kill();
         wait_stopped(node).await;
     }
-    if !missing && node.engine.process().borrow().clone() == Process::Stopped {
+    let stopped = *node.engine.process().borrow() == Process::Stopped;
+    if !missing && stopped && repair != Some(Repair::Rebuild) {
         node.note(|d| d.work = Some("starting the database"));
-        node.engine.start().await.map_err(engine("can't start the database as a standby"))?;
+        start(node).await?;
     }
     let upstream = upstream(node, primary)?;
     let log: Result<Option<LogOf>, _> = node.peers.call(primary, "engine/history", &epoch, HISTORY).await;
@@ -103,6 +107,28 @@ pub(super) async fn follow(
             tracing::info!(%epoch, %primary, why, "this copy has what the primary has not");
             node.note(|d| d.needs = Some(Repair::Rewind));
             Ok(Turn::Reached)
+        }
+    }
+}
+
+/// Starts the standby. A copy that does not start again and again is broken, and another node leads: it is made anew,
+/// once; when that one does not start either, the reason is not in the copy, and a person has to look.
+async fn start(node: &Arc<Node>) -> Result<(), KeeperError> {
+    match node.engine.start().await {
+        Ok(()) => {
+            node.note(|d| d.start_failures = 0);
+            Ok(())
+        }
+        Err(error) => {
+            if matches!(error, EngineError::StartFailed { .. }) {
+                node.note(|d| {
+                    d.start_failures += 1;
+                    if d.start_failures == BROKEN {
+                        d.needs = Some(Repair::Rebuild);
+                    }
+                });
+            }
+            Err(engine("can't start the database as a standby")(error))
         }
     }
 }

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use trine_protocol::{Change, Epoch, NodeName, SyncRule, SyncSetting};
+use trine_protocol::{Change, Epoch, NodeName, SyncRule, SyncSetting, Wish};
 
 use super::{KeeperError, Turn, engine, error_chain};
 use crate::lease::{fence, release};
 use crate::node::Node;
-use crate::switchover::wait_drained;
+use crate::switchover::{self, wait_drained};
 
 /// A promotion takes about 0.1 s; one that takes so long hangs, and another node should lead.
 const PROMOTE: Duration = Duration::from_secs(20);
+
+/// How long clients wait for the target to have everything, before the switchover is given up.
+const CATCH_UP: Duration = Duration::from_millis(1500);
 
 /// How long a clean stop may take before another node leads all the same.
 const STOP: Duration = Duration::from_secs(10);
@@ -125,6 +128,13 @@ pub(super) async fn leave(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, Keeper
     let started = Instant::now();
     wait_drained(node, epoch).await;
     let drained = started.elapsed();
+    if let Err(why) = switchover::wait_caught_up(node, epoch, CATCH_UP).await {
+        // Nothing has been stopped yet: the transactions that wait go on here.
+        if let Some((number, Wish::Switchover { .. })) = node.state().wish {
+            let _ = node.propose(Change::EndWish { number, outcome: Err(why) }).await;
+        }
+        return Ok(Turn::Soon);
+    }
     node.note(|d| {
         d.work = Some("leaving: the database stops");
         d.yielded = Some(epoch);

@@ -171,7 +171,7 @@ pub async fn until_voters(node: &Node, wanted: impl IntoIterator<Item = &NodeNam
     let wanted: BTreeSet<NodeName> = wanted.into_iter().cloned().collect();
     until(|| {
         let s = node.consensus.status();
-        s.voters == wanted && s.learners.is_empty()
+        s.voters == wanted && s.learners.is_empty() && !s.changing
     })
     .await;
 }

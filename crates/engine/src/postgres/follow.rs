@@ -16,10 +16,11 @@ const LOOK: Duration = Duration::from_millis(3);
 /// How much of the log's end is read for the receiver's last word.
 const LOG_END: u64 = 32 << 10;
 
-/// Whether the receiver gets anything. It calls itself streaming as soon as it has connected, before the primary has
-/// agreed to send; then both of its times are the one at which it started.
-const STREAMS: &str = "select exists (select from pg_stat_wal_receiver where status = 'streaming' \
-    and last_msg_send_time is distinct from last_msg_receipt_time)";
+/// Whether the primary has agreed to send. The receiver calls itself streaming as soon as it has connected; only after
+/// that does it wait in its main loop, or get a message (until then both times are the one at which it started).
+const STREAMS: &str = "select exists (select from pg_stat_wal_receiver r left join pg_stat_activity a using (pid) \
+    where r.status = 'streaming' and (r.last_msg_send_time is distinct from r.last_msg_receipt_time \
+    or a.wait_event = 'WalReceiverMain'))";
 
 impl Postgres {
     pub(super) async fn follow(&self, upstream: &Upstream, history: &History) -> Result<Followed, EngineError> {

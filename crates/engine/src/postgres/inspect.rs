@@ -34,7 +34,8 @@ const STATE: &str = "select pg_is_in_recovery(), \
     case when pg_is_in_recovery() then null else pg_walfile_name(pg_current_wal_insert_lsn()) end, \
     (select timeline_id from pg_control_checkpoint()), (select system_identifier from pg_control_system()), \
     (select max(epoch) from trine.epoch), \
-    coalesce(r.status = 'streaming' and r.last_msg_send_time is distinct from r.last_msg_receipt_time, false), \
+    coalesce(r.status = 'streaming' and (r.last_msg_send_time is distinct from r.last_msg_receipt_time \
+        or (select wait_event from pg_stat_activity a where a.pid = r.pid) = 'WalReceiverMain'), false), \
     r.received_tli, \
     case when pg_is_in_recovery() then \
         extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8 end, \

@@ -16,9 +16,10 @@ use super::Postgres;
 use super::binaries::{Said, Tool};
 use super::clone::kilobytes;
 use super::config::conninfo;
-use super::control::lsn;
+use super::control::{Control, lsn};
 use super::follow::{judge, parts};
-use super::paths::{remove_file, sync_all, sync_dir};
+use super::paths::{remove_file, remove_tree, sync_all, sync_dir};
+use super::setup::Private;
 use crate::{EngineError, Followed, Fork, History, Progress, Upstream};
 
 /// What the primary sees of a rewind: no node's name.
@@ -39,6 +40,8 @@ pub(super) struct Mark {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Phase {
+    /// It has written its own checkpoint, as no standby may; nothing of the upstream's has been copied.
+    Prepared,
     /// Files of both copies are mixed.
     Rewinding,
     /// The files are there; it has yet to take in the log up to where they fit together.
@@ -48,6 +51,7 @@ enum Phase {
 impl Mark {
     pub(super) fn why(&self) -> String {
         match self.phase {
+            Phase::Prepared => format!("it was made ready for a rewind to epoch {}", self.epoch),
             Phase::Rewinding => format!("its rewind to epoch {} was interrupted", self.epoch),
             Phase::Rewound => format!("it was rewound to epoch {} and has not caught up since", self.epoch),
         }
@@ -97,12 +101,13 @@ impl Postgres {
         let turn = Arc::clone(&this.turn).lock_owned().await;
         let _turn = match this.rewind_mark() {
             Some(mark) if mark.phase == Phase::Rewinding => return Err(EngineError::NeedsRebuild(mark.why())),
-            Some(_) => turn,
+            Some(mark) if mark.phase == Phase::Rewound => turn,
+            Some(_) => this.rewind(turn, upstream, history, progress).await?,
             None => {
                 if !this.prepare_rewind(upstream, history, progress).await? {
                     return Ok(());
                 }
-                this.rewind(turn, upstream, history.epoch, progress).await?
+                this.rewind(turn, upstream, history, progress).await?
             }
         };
         progress.send_replace(Progress { phase: "catching up".into(), done: 0, total: None });
@@ -116,9 +121,13 @@ impl Postgres {
         self: &Arc<Self>,
         turn: OwnedMutexGuard<()>,
         upstream: &Upstream,
-        epoch: Epoch,
+        history: &History,
         progress: &watch::Sender<Progress>,
     ) -> Result<OwnedMutexGuard<()>, EngineError> {
+        if !history.rewind_ready {
+            return Err(EngineError::NotRewindReady(upstream.node.clone()));
+        }
+        let epoch = history.epoch;
         let (tell, mut heard) = watch::channel(Progress::default());
         let (this, upstream) = (Arc::clone(self), upstream.clone());
         let task = tokio::spawn(async move { this.run_rewind(&upstream, epoch, &tell).await.map(|()| turn) });
@@ -169,7 +178,30 @@ impl Postgres {
         }
         progress.send_replace(Progress { phase: "keeping aside".into(), done: 0, total: None });
         self.keep_aside(&own, fork, history.epoch, control.segment)?;
+        if control.timeline < own.epoch.0 && self.binaries()?.major < 16 {
+            self.write_own_checkpoint(history.epoch, &control).await?;
+        }
         Ok(true)
+    }
+
+    /// pg_rewind before 16 takes a copy's timeline from its last checkpoint. A primary that ended before its first one is
+    /// still on the timeline before, by that: its log would not be found. So it recovers once as what it was, alone, and
+    /// writes that checkpoint. It is marked first: such a copy must never be started again as it is.
+    async fn write_own_checkpoint(&self, epoch: Epoch, control: &Control) -> Result<(), EngineError> {
+        tracing::info!(timeline = control.timeline, "its last checkpoint is of an earlier epoch: writing one");
+        self.set_mark(epoch, Phase::Prepared)?;
+        remove_file(&self.paths.data.join("standby.signal"))?;
+        let binaries = self.binaries()?;
+        let private = Private {
+            binaries: &binaries,
+            account: &self.account,
+            data: &self.paths.data,
+            place: self.paths.private(),
+            settings: &control.floor,
+        };
+        let done = private.single_user("").await;
+        remove_tree(&private.place)?;
+        done.map_err(|e| EngineError::NeedsRebuild(e.chain()))
     }
 
     async fn run_rewind(
@@ -189,6 +221,7 @@ impl Postgres {
             "--no-sync".into(),
         ];
         let tool = Tool { name: "pg_rewind", binaries: &binaries, account: &self.account, paths: &self.paths };
+        let before = self.rewind_mark();
         progress.send_replace(Progress { phase: "rewinding".into(), done: 0, total: None });
         self.set_mark(epoch, Phase::Rewinding)?;
         let said = tool
@@ -203,8 +236,10 @@ impl Postgres {
             sync_all(&self.paths.data).await?;
             return self.set_mark(epoch, Phase::Rewound);
         }
-        if untouched {
-            self.clear_mark()?;
+        match before {
+            _ if !untouched => {}
+            Some(mark) => self.set_mark(epoch, mark.phase)?,
+            None => self.clear_mark()?,
         }
         Err(failure(&said, untouched, upstream))
     }

@@ -37,16 +37,24 @@ pub(super) struct Private<'a> {
 impl Private<'_> {
     /// Makes sure of the role `trine` in a copy that was not made here: in single-user mode, where no role is needed.
     pub(super) async fn make_superuser(&self) -> Result<(), EngineError> {
+        self.single_user(
+            "do $$ begin if not exists (select from pg_catalog.pg_roles where rolname = 'trine') \
+             then create role trine; end if; alter role trine superuser login; end $$\n",
+        )
+        .await
+    }
+
+    /// Runs statements, one a line, in single-user mode: without a standby's mark it recovers first, and ends with a
+    /// checkpoint.
+    pub(super) async fn single_user(&self, statements: &str) -> Result<(), EngineError> {
         self.settings()?;
         let mut command = self.command(&["--single", "-c", "exit_on_error=on"]);
         command.arg("postgres").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let program = self.binaries.program("postgres");
         let mut child = command.spawn().map_err(EngineError::io("run", &program))?;
-        let statement = "do $$ begin if not exists (select from pg_catalog.pg_roles where rolname = 'trine') \
-                         then create role trine; end if; alter role trine superuser login; end $$\n";
         if let Some(mut stdin) = child.stdin.take() {
             // A child that is gone already says why on its stderr.
-            let _ = stdin.write_all(statement.as_bytes()).await;
+            let _ = stdin.write_all(statements.as_bytes()).await;
         }
         let output = child.wait_with_output().await.map_err(EngineError::io("run", program))?;
         if output.status.success() {

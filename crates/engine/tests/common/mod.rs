@@ -1,5 +1,6 @@
 //! Nodes with real databases, in folders that the database's user can reach.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

@@ -89,6 +89,7 @@ impl World {
                 self.ask(Wish::Rebuild { node });
             }
             Action::DeliverAll => self.deliver_all(),
+            Action::Spin(count) => (0..count).for_each(|_| self.spin()),
             Action::ChooseStandby(i) => self.choose(n(i)),
             Action::HoldProposal => {
                 let last = self.messages.iter().rposition(|m| matches!(m, Message::Propose { .. }));
@@ -252,11 +253,15 @@ impl World {
         self.propose(i, Change::ChangeRule { epoch, rule, because: "a test".to_owned() });
     }
 
-    /// A while in which everything gets through that can.
-    pub(super) fn round(&mut self) {
+    fn spin(&mut self) {
         for i in 0..self.nodes.len() {
             self.slice(i);
         }
+    }
+
+    /// A while in which everything gets through that can.
+    pub(super) fn round(&mut self) {
+        self.spin();
         self.advance(ROUND_MS);
         self.check();
     }

@@ -1,6 +1,6 @@
 //! What a node's agent does, one small step at a time.
 
-use super::types::{Agent, Work};
+use super::types::{Agent, BEFORE, Work};
 use super::{Change, Copy, Db, Entry, Epoch, LEASE_MS, Lease, Message, Mutant, Prime, Wish, World, position_of};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -259,7 +259,7 @@ impl World {
             agent.failed = Some((epoch, "it has restarted since it was elected".to_owned()));
             return;
         }
-        if position_of(&node.log).epoch >= epoch {
+        if position_of(&node.log).epoch.max(BEFORE) >= epoch {
             // It has been the primary of this epoch, before it restarted.
             node.db = Db::Stopped;
             agent.failed = Some((epoch, "its log is numbered as far as this".to_owned()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::types::{Agent, Message};
+use super::types::{Agent, BEFORE, Message};
 use super::{Copy, Db, Epoch, LEASE_MS, Lease, Mutant, World, position_of};
 use trine_protocol::{Database, Grant, Heard, Repair, Report, Seal};
 
@@ -61,7 +61,8 @@ impl World {
     /// A node's own account.
     fn report(&self, i: usize) -> Option<Report> {
         let now = self.now(i);
-        let seen = self.view(i)?.epoch;
+        let view = self.view(i)?;
+        let seen = view.held().map_or(Epoch::ZERO, |_| view.epoch);
         let node = &self.nodes[i];
         let agent = node.agent.as_ref()?;
         let left = if self.is(Mutant::LeaseNotWaitedOut) { Duration::ZERO } else { agent.voter.lease_left(now) };
@@ -92,7 +93,7 @@ impl World {
             seal: seal.map(|(epoch, position)| Seal { epoch, lease_left: left, position: position.map(read) }),
             data,
             database,
-            floor: position_of(&node.log).epoch,
+            floor: position_of(&node.log).epoch.max(BEFORE),
             position: (data == Copy::Complete).then(|| position_of(&node.log)),
             replay_lag: 0,
             failed: agent.failed.clone(),
@@ -159,10 +160,8 @@ impl World {
             return;
         }
         match message {
-            Message::Propose { by, change } => {
-                if (0..self.nodes.len()).any(|i| self.has_quorum(i)) {
-                    self.commit_command(by, *change);
-                }
+            Message::Propose { by, change } if (0..self.nodes.len()).any(|i| self.has_quorum(i)) => {
+                self.commit_command(by, *change);
             }
             Message::Renew { from, to, epoch, sent } if reach(from, to) => {
                 let now = self.now(to);

@@ -15,6 +15,7 @@ use trine_protocol::{
     Change, ClusterState, Command, Copy, Epoch, Lease, Member, Moment, NodeName, Outcome, Reign, Settings, Wish,
 };
 
+#[allow(unused_imports, reason = "each of the tests uses its part of the world")]
 pub(crate) use types::{Action, Clock, History, Mutant, Point, Setup, action, setup};
 use types::{Db, Entry, GRACE_MS, LEASE_MS, Message, Node, Prime, ROUND_MS, SUSPECT_MS, position_of};
 

@@ -24,6 +24,9 @@ pub(crate) struct Entry {
     pub(crate) barrier: bool,
 }
 
+/// A log's own numbering before any epoch (PostgreSQL: a fresh copy is on timeline 1).
+pub(crate) const BEFORE: Epoch = Epoch(1);
+
 /// The position that a log proves: nothing beside the log says which epoch it is of.
 pub(crate) fn position_of(log: &[Entry]) -> Position {
     let epoch = log.iter().rev().find(|e| e.barrier).map_or(Epoch::ZERO, |e| e.epoch);
@@ -203,7 +206,7 @@ pub(crate) enum Point {
 }
 
 /// One thing that happens. Nodes and messages are numbers, taken modulo how many there are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Action {
     Rounds(u8),
     Until(Point),
@@ -254,6 +257,8 @@ pub(crate) enum Action {
     HoldProposal,
     /// The sync rule is to be this standby's, and those after it: as a controller might say that hears nobody else.
     ChooseStandby(u8),
+    /// Rounds that take no time.
+    Spin(u8),
     /// All that is on its way arrives, and the answers to it.
     DeliverAll,
 }
@@ -314,6 +319,7 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::HoldProposal),
         3 => n.clone().prop_map(Action::ChooseStandby),
         2 => Just(Action::DeliverAll),
+        3 => (1..6u8).prop_map(Action::Spin),
     ]
 }
 

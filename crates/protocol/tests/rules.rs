@@ -1,0 +1,389 @@
+//! Single decisions of the controller, of an election and of a node, and what the state accepts.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests: a panic is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use trine_protocol::{
+    Change, ClusterState, Command, Condition, Controller, Copy, Database, Durability, Epoch, Goal, Heard, Member,
+    Moment, NodeName, Outcome, Position, Reign, Repair, Report, Seal, Settings, SyncRule, SyncSetting, Verdict, elect,
+    goal, rule_for, sync_setting,
+};
+
+fn name(i: usize) -> NodeName {
+    format!("n{i}").parse().unwrap()
+}
+
+fn names(these: &[usize]) -> BTreeSet<NodeName> {
+    these.iter().map(|i| name(*i)).collect()
+}
+
+fn rule(primary: usize, standbys: &[usize]) -> SyncRule {
+    let acks = standbys.len().min(1);
+    SyncRule { primary: name(primary), standbys: names(standbys), acks }
+}
+
+fn at(ms: u64) -> Moment {
+    Moment::from_nanos(ms * 1_000_000)
+}
+
+fn apply(state: &mut ClusterState, change: Change) -> Outcome {
+    state.apply(&Command { by: name(1), at_ms: 0, change })
+}
+
+fn accepted(state: &mut ClusterState, change: Change) {
+    let outcome = apply(state, change);
+    assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+}
+
+fn begin(state: &ClusterState) -> Change {
+    Change::BeginEpoch {
+        from: state.epoch,
+        epoch: state.epoch.next(),
+        because: "a test".to_owned(),
+        prefer: None,
+        accept_loss: false,
+        evidence: BTreeMap::new(),
+    }
+}
+
+fn elected(state: &ClusterState, rule: SyncRule) -> Change {
+    Change::Elect { epoch: state.epoch, primary: rule.primary.clone(), rule, interim: false, evidence: BTreeMap::new() }
+}
+
+fn to_become(state: &ClusterState, rule: SyncRule) -> Change {
+    Change::ChangeRule { epoch: state.epoch, rule, because: "a test".to_owned() }
+}
+
+/// Three nodes, n1 has the first copy; epoch 1 is vacant.
+fn new_cluster() -> ClusterState {
+    let member = |i: usize| Member { zone: i.to_string(), address: String::new(), voter: true, priority: 100 };
+    let mut state = ClusterState::default();
+    accepted(
+        &mut state,
+        Change::Create {
+            cluster: "test".to_owned(),
+            cluster_id: "1".to_owned(),
+            engine: "log".to_owned(),
+            settings: Settings::default(),
+            members: (1..=3).map(|i| (name(i), member(i))).collect(),
+            seed: name(1),
+        },
+    );
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    state
+}
+
+/// n1 leads and is open, n2 and n3 may acknowledge.
+fn open_cluster() -> ClusterState {
+    let mut state = new_cluster();
+    let change = elected(&state, rule(1, &[2, 3]));
+    accepted(&mut state, change);
+    let epoch = state.epoch;
+    accepted(&mut state, Change::BarrierPassed { epoch });
+    state
+}
+
+fn report(state: &ClusterState, database: Database) -> Report {
+    let position = Some(Position { epoch: Epoch(1), offset: 10 });
+    Report {
+        promised: state.epoch,
+        seen: state.held().map_or(Epoch::ZERO, |_| state.epoch),
+        silence: Duration::ZERO,
+        seal: state.held().is_none().then_some(Seal { epoch: state.epoch, lease_left: Duration::ZERO, position }),
+        data: Copy::Complete,
+        database,
+        floor: Epoch(1),
+        position,
+        replay_lag: 0,
+        failed: None,
+        yielded: None,
+        needs: None,
+        standbys: BTreeMap::new(),
+    }
+}
+
+/// What the nodes of a healthy cluster say.
+fn reports(state: &ClusterState) -> BTreeMap<NodeName, Report> {
+    let database = |n: &NodeName| match &state.reign {
+        Reign::Vacant { .. } => Database::Sealed,
+        Reign::Held(h) if h.primary == *n => Database::Primary { epoch: state.epoch },
+        Reign::Held(_) => Database::Following { epoch: state.epoch, streaming: true },
+    };
+    state.members.keys().map(|n| (n.clone(), report(state, database(n)))).collect()
+}
+
+fn step(
+    controller: &mut Controller,
+    state: &ClusterState,
+    reports: &BTreeMap<NodeName, Report>,
+    now: Moment,
+) -> Vec<Change> {
+    let heard = reports.iter().map(|(n, r)| (n.clone(), Heard { report: r.clone(), at: now })).collect();
+    controller.step(state, &heard, now)
+}
+
+fn verdict(state: &ClusterState, reports: &BTreeMap<NodeName, Report>) -> Verdict {
+    elect(state, &reports.iter().map(|(n, r)| (n.clone(), r)).collect())
+}
+
+#[test]
+fn a_late_settling_of_a_rule_is_refused() {
+    let mut state = open_cluster();
+    let epoch = state.epoch;
+    for standby in [2, 3, 2] {
+        let change = to_become(&state, rule(1, &[standby]));
+        accepted(&mut state, change);
+    }
+    let settle = |number| Change::RuleRuns { epoch, rule: rule(1, &[2]), number };
+    assert!(matches!(apply(&mut state, settle(1)), Outcome::Refused(_)));
+    assert_eq!(state.rules_in_force().len(), 3);
+    accepted(&mut state, settle(3));
+    assert_eq!(state.rules_in_force().into_iter().collect::<Vec<_>>(), vec![&rule(1, &[2])]);
+}
+
+#[test]
+fn rules_that_come_and_go_do_not_pile_up() {
+    let mut state = open_cluster();
+    for _ in 0..20 {
+        for standby in [2, 3] {
+            let change = to_become(&state, rule(1, &[standby]));
+            accepted(&mut state, change);
+        }
+    }
+    assert_eq!(state.held().unwrap().pending, vec![rule(1, &[2]), rule(1, &[3])]);
+}
+
+#[test]
+fn the_rules_of_the_last_open_epoch_guard_until_the_next_one_is_open() {
+    let mut state = open_cluster();
+    let change = to_become(&state, rule(1, &[2]));
+    accepted(&mut state, change);
+    for primary in [2, 3] {
+        let begun = begin(&state);
+        accepted(&mut state, begun);
+        assert_eq!(state.guarding, vec![rule(1, &[2, 3]), rule(1, &[2])]);
+        let change = elected(&state, rule(primary, &[]));
+        accepted(&mut state, change);
+    }
+    let epoch = state.epoch;
+    accepted(&mut state, Change::BarrierPassed { epoch });
+    assert_eq!(state.guarding, Vec::new());
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    assert_eq!(state.guarding, vec![rule(3, &[])]);
+}
+
+#[test]
+fn new_voters_count_from_the_next_primary_on() {
+    let mut lost = open_cluster();
+    lost.last_event = 0;
+    let mut state = ClusterState::default();
+    accepted(&mut state, Change::Reform { state: Box::new(lost) });
+    let change = elected(&state, rule(1, &[]));
+    accepted(&mut state, change);
+    accepted(&mut state, Change::Readmit { node: name(2) });
+    accepted(&mut state, Change::Readmit { node: name(3) });
+    // The primary holds its lease by its own vote; two promises of the others must not end it.
+    assert_eq!((state.majority(), state.voters().cloned().collect()), (1, names(&[1])));
+    let epoch = state.epoch;
+    accepted(&mut state, Change::BarrierPassed { epoch });
+    let change = Controller::default();
+    let heard = reports(&state);
+    let begun = step(&mut { change }, &state, &heard, at(1000));
+    assert!(matches!(&begun[..], [Change::BeginEpoch { prefer, .. }] if *prefer == Some(name(1))), "{begun:?}");
+    accepted(&mut state, begun[0].clone());
+    let change = elected(&state, rule(1, &[2, 3]));
+    accepted(&mut state, change);
+    assert_eq!((state.majority(), state.voters().cloned().collect()), (2, names(&[1, 2, 3])));
+}
+
+#[test]
+fn too_few_standbys() {
+    let mut state = open_cluster();
+    assert_eq!(rule_for(&state, name(1), names(&[2])), rule(1, &[2]));
+    assert_eq!(rule_for(&state, name(1), names(&[])), rule(1, &[]));
+    assert_eq!(sync_setting(&state, &rule(1, &[])), SyncSetting::Wait);
+    state.settings.durability = Durability::Available;
+    assert_eq!(sync_setting(&state, &rule(1, &[])), SyncSetting::Alone);
+    state.settings = Settings { acks: 2, durability: Durability::Strict, ..state.settings };
+    assert_eq!(rule_for(&state, name(1), names(&[2])), rule(1, &[]));
+    state.settings.acks = 0;
+    assert_eq!(rule_for(&state, name(1), names(&[2, 3])), rule(1, &[]));
+    assert_eq!(sync_setting(&state, &rule(1, &[])), SyncSetting::Alone);
+}
+
+#[test]
+fn an_election_wants_a_majority_of_promises_and_safe_data() {
+    let mut state = open_cluster();
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    let all = reports(&state);
+    let without = |gone: &[usize]| {
+        let gone = names(gone);
+        all.iter().filter(|(n, _)| !gone.contains(*n)).map(|(n, r)| (n.clone(), r.clone())).collect::<BTreeMap<_, _>>()
+    };
+    assert!(matches!(verdict(&state, &without(&[1])), Verdict::Elect { .. }));
+    assert!(matches!(verdict(&state, &without(&[1, 2])), Verdict::Wait(_)));
+    let spoiled = |spoil: fn(&mut Report)| {
+        let mut some = without(&[1]);
+        spoil(some.get_mut(&name(2)).unwrap());
+        verdict(&state, &some)
+    };
+    assert!(matches!(spoiled(|r| r.data = Copy::Incomplete), Verdict::Wait(_)));
+    assert!(matches!(spoiled(|r| r.promised = Epoch(1)), Verdict::Wait(_)));
+    assert!(matches!(spoiled(|r| r.seal.as_mut().unwrap().epoch = Epoch(1)), Verdict::Wait(_)));
+    assert!(matches!(spoiled(|r| r.seal.as_mut().unwrap().position = None), Verdict::Wait(_)));
+    assert!(matches!(spoiled(|r| r.seal.as_mut().unwrap().lease_left = Duration::from_millis(1)), Verdict::Wait(_)));
+}
+
+#[test]
+fn the_data_epoch_comes_before_the_offset_and_those_before_preference_and_priority() {
+    let mut state = open_cluster();
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    let winner = |state: &ClusterState, positions: [(u64, u64); 3]| {
+        let mut all = reports(state);
+        for (i, (epoch, offset)) in positions.into_iter().enumerate() {
+            let position = Position { epoch: Epoch(epoch), offset };
+            all.get_mut(&name(i + 1)).unwrap().seal.as_mut().unwrap().position = Some(position);
+        }
+        match verdict(state, &all) {
+            Verdict::Elect { primary, interim, .. } => (primary, interim),
+            Verdict::Wait(why) => panic!("{why:?}"),
+        }
+    };
+    assert_eq!(winner(&state, [(1, 90), (2, 10), (1, 80)]), (name(2), false));
+    assert_eq!(winner(&state, [(2, 10), (2, 10), (2, 11)]), (name(3), false));
+    state.members.get_mut(&name(2)).unwrap().priority = 200;
+    assert_eq!(winner(&state, [(2, 10), (2, 10), (2, 10)]), (name(2), false));
+    let Reign::Vacant { prefer, .. } = &mut state.reign else { panic!("it is vacant") };
+    *prefer = Some(name(3));
+    assert_eq!(winner(&state, [(2, 10), (2, 10), (2, 10)]), (name(3), false));
+    state.members.get_mut(&name(3)).unwrap().priority = 0;
+    assert_eq!(winner(&state, [(2, 10), (2, 10), (2, 10)]), (name(2), false));
+    assert_eq!(winner(&state, [(2, 10), (2, 10), (2, 11)]), (name(3), true));
+}
+
+#[test]
+fn a_node_of_priority_0_makes_the_copies_of_those_that_may_lead() {
+    let mut state = new_cluster();
+    state.members.get_mut(&name(1)).unwrap().priority = 0;
+    let mut all = reports(&state);
+    for other in [2, 3] {
+        let report = all.get_mut(&name(other)).unwrap();
+        report.data = Copy::Missing;
+        report.seal.as_mut().unwrap().position = None;
+    }
+    assert!(matches!(verdict(&state, &all), Verdict::Elect { interim: true, .. }));
+    state.members.get_mut(&name(2)).unwrap().priority = 0;
+    state.members.get_mut(&name(3)).unwrap().priority = 0;
+    assert!(matches!(verdict(&state, &all), Verdict::Wait(_)));
+}
+
+#[test]
+fn a_lost_copy_does_not_make_the_primary_the_only_proof() {
+    let mut state = open_cluster();
+    let epoch = state.epoch;
+    let change = to_become(&state, rule(1, &[2]));
+    accepted(&mut state, change);
+    let number = state.held().unwrap().changes;
+    accepted(&mut state, Change::RuleRuns { epoch, rule: rule(1, &[2]), number });
+    let changes = |spoil: fn(&mut Report)| {
+        let mut all = reports(&state);
+        all.remove(&name(3));
+        let report = all.get_mut(&name(2)).unwrap();
+        report.database = Database::Sealed;
+        spoil(report);
+        let changes = step(&mut Controller::default(), &state, &all, at(1000));
+        changes.into_iter().find(|c| matches!(c, Change::ChangeRule { .. }))
+    };
+    assert_eq!(changes(|r| r.data = Copy::Missing), None);
+    assert_eq!(changes(|r| r.needs = Some(Repair::Rebuild)), None);
+    let alone = changes(|r| r.needs = Some(Repair::Rewind));
+    assert!(matches!(alone, Some(Change::ChangeRule { rule: r, .. }) if r == rule(1, &[])));
+}
+
+#[test]
+fn no_rule_changes_for_a_primary_that_is_not_there() {
+    let state = open_cluster();
+    let mut all = reports(&state);
+    all.get_mut(&name(3)).unwrap().needs = Some(Repair::Rewind);
+    let changes_rule = |all: &BTreeMap<_, _>| {
+        let changes = step(&mut Controller::default(), &state, all, at(1000));
+        changes.iter().any(|c| matches!(c, Change::ChangeRule { .. }))
+    };
+    assert!(changes_rule(&all));
+    all.remove(&name(1));
+    assert!(!changes_rule(&all));
+}
+
+#[test]
+fn a_standbys_grace_begins_anew_with_each_primary() {
+    let mut state = open_cluster();
+    state.settings.durability = Durability::Available;
+    let mut controller = Controller::default();
+    let healthy = reports(&state);
+    assert_eq!(step(&mut controller, &state, &healthy, at(1000)), Vec::new());
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    let change = elected(&state, rule(1, &[2, 3]));
+    accepted(&mut state, change);
+    let mut all = reports(&state);
+    for standby in [2, 3] {
+        all.get_mut(&name(standby)).unwrap().database = Database::Following { epoch: state.epoch, streaming: false };
+    }
+    let grace = state.settings.grace_ms;
+    assert_eq!(step(&mut controller, &state, &all, at(60_000)), Vec::new());
+    assert_eq!(step(&mut controller, &state, &all, at(60_000 + grace - 1)), Vec::new());
+    let changes = step(&mut controller, &state, &all, at(60_000 + grace));
+    assert!(matches!(&changes[..], [Change::ChangeRule { rule: r, .. }] if *r == rule(1, &[])), "{changes:?}");
+}
+
+#[test]
+fn a_copy_is_rebuilt_when_only_it_could_let_the_epoch_open() {
+    let mut state = open_cluster();
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    let change = elected(&state, rule(2, &[3]));
+    accepted(&mut state, change);
+    let needs = Some(Repair::Rewind);
+    let condition = Condition { promised: state.epoch, data: Copy::Complete, needs };
+    let repair = |state: &ClusterState| match goal(state, &name(1), condition) {
+        Goal::Follow { repair, .. } => repair,
+        other => panic!("{other:?}"),
+    };
+    // The last open epoch was n1's own: its copy is evidence until this one is open.
+    assert_eq!(repair(&state), None);
+    let mut all = reports(&state);
+    all.get_mut(&name(1)).unwrap().needs = needs;
+    all.remove(&name(3));
+    let mut controller = Controller::default();
+    let raised = |changes: Vec<Change>| {
+        changes.into_iter().find(|c| matches!(c, Change::RaiseAlarm { alarm, .. } if alarm == "not-open"))
+    };
+    assert_eq!(raised(step(&mut controller, &state, &all, at(1000))), None);
+    let alarm = raised(step(&mut controller, &state, &all, at(31_001))).unwrap();
+    accepted(&mut state, alarm);
+    assert_eq!(repair(&state), Some(Repair::Rebuild));
+    state.paused = Some("a test".to_owned());
+    assert_eq!(repair(&state), None);
+    state.paused = None;
+    let epoch = state.epoch;
+    accepted(&mut state, Change::BarrierPassed { epoch });
+    assert_eq!(repair(&state), Some(Repair::Rewind));
+    let cleared = step(&mut controller, &state, &reports(&state), at(32_000));
+    assert!(cleared.iter().any(|c| matches!(c, Change::ClearAlarm { alarm } if alarm == "not-open")));
+}
+
+#[test]
+fn a_state_of_before_a_change_can_still_be_read() {
+    let state = open_cluster();
+    let mut text = serde_json::to_value(&state).unwrap();
+    text.as_object_mut().unwrap().remove("electorate");
+    text["reign"]["Held"].as_object_mut().unwrap().remove("changes");
+    let old: ClusterState = serde_json::from_value(text).unwrap();
+    assert_eq!(old.voters().cloned().collect::<BTreeSet<_>>(), names(&[1, 2, 3]));
+    assert_eq!(old.majority(), 2);
+}
