@@ -621,15 +621,6 @@ impl Cluster {
         namespace::run(c.args(["-o", &format!("remount,size={mib}m")]).arg(&self.node(node).dir)).map(drop)
     }
 
-    /// Freezes or thaws the file system of a node made by [`Options::small_disk`] or another mount at its directory.
-    ///
-    /// # Errors
-    /// `fsfreeze` fails.
-    pub fn freeze_disk(&self, node: &str, frozen: bool) -> Result<()> {
-        let flag = if frozen { "--freeze" } else { "--unfreeze" };
-        namespace::run(Command::new("fsfreeze").arg(flag).arg(&self.node(node).dir)).map(drop)
-    }
-
     // --- the end
 
     /// All that a person would want to see after a failure.

@@ -156,9 +156,10 @@ impl Shared {
         same(shown, self.token.as_bytes())
     }
 
-    fn need_token(&self, headers: &HeaderMap) -> Result<(), Response> {
+    /// What a caller without the token gets to hear; `None`: it has shown it.
+    fn need_token(&self, headers: &HeaderMap) -> Option<Response> {
         if self.has_token(headers) {
-            return Ok(());
+            return None;
         }
         let message = if headers.contains_key(header::AUTHORIZATION) {
             "the token is wrong: use the api_token of a node's secrets.toml"
@@ -168,14 +169,14 @@ impl Shared {
         let refusal = Refused { code: RefusedCode::Unauthorized, message: message.to_owned() };
         let mut response = refused(&refusal, StatusCode::UNAUTHORIZED);
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        Err(response)
+        Some(response)
     }
 
     /// Reading is open on the machine itself. A page in a browser on the same machine must not read it under a name that
     /// leads to loopback, so the host must be an address or `localhost`.
-    fn may_read(&self, caller: Caller, headers: &HeaderMap) -> Result<(), Response> {
+    fn may_read(&self, caller: Caller, headers: &HeaderMap) -> Option<Response> {
         if caller.0.to_canonical().is_loopback() && host_is_plain(headers) {
-            return Ok(());
+            return None;
         }
         self.need_token(headers)
     }
@@ -210,7 +211,7 @@ async fn healthz() -> &'static str {
 }
 
 async fn status(State(s): State<Arc<Shared>>, Extension(caller): Extension<Caller>, headers: HeaderMap) -> Response {
-    if let Err(response) = s.may_read(caller, &headers) {
+    if let Some(response) = s.may_read(caller, &headers) {
         return response;
     }
     answer(s.control.status()).await
@@ -222,7 +223,7 @@ async fn events(
     headers: HeaderMap,
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Response {
-    if let Err(response) = s.may_read(caller, &headers) {
+    if let Some(response) = s.may_read(caller, &headers) {
         return response;
     }
     let query = match query {
@@ -238,14 +239,14 @@ async fn events(
 }
 
 async fn endpoints(State(s): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    if let Err(response) = s.need_token(&headers) {
+    if let Some(response) = s.need_token(&headers) {
         return response;
     }
     answer(s.control.uris()).await
 }
 
 async fn request(State(s): State<Arc<Shared>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
-    if let Err(response) = s.need_token(&headers) {
+    if let Some(response) = s.need_token(&headers) {
         return response;
     }
     let body = match body {

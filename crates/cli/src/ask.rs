@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -14,6 +15,9 @@ use crate::failure::{Done, Failure};
 use crate::local;
 use crate::print;
 use crate::wait::{self, Goal};
+
+/// How long a primary that was elected on a person's word may take to open.
+const WRITES_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long the cluster may take to notice that a killed node is silent.
 const UNHEARD_WITHIN: Duration = Duration::from_secs(10);
@@ -59,8 +63,13 @@ pub(crate) async fn failover(args: &Failover) -> Done {
     if !args.ask.target.json {
         print::note(&accepted.message);
     }
-    // Whether commits pass depends on who is left: that somebody leads is all that can be waited for.
-    let goal: Goal<'_> = &|s: &Status| s.epoch > before.epoch && s.primary.is_some();
+    // Whether commits pass depends on who is left: that somebody leads is all that must be, and writes are waited for
+    // only a while.
+    let led_since = OnceLock::new();
+    let goal: Goal<'_> = &|s: &Status| {
+        let leads = s.epoch > before.epoch && s.primary.is_some();
+        leads && (s.writable || led_since.get_or_init(Instant::now).elapsed() >= WRITES_WITHIN)
+    };
     let patience = Duration::from_secs(args.ask.timeout);
     let status = wait::until_done(itself.as_ref().unwrap_or(&client), &accepted, goal, None, patience).await?;
     leads(&args.ask, &status)
@@ -113,7 +122,9 @@ fn told(ask: &Ask, status: &Status, text: &str) -> Done {
 
 fn show_loss(e: &LossEstimate) {
     print::note(&e.text);
-    print::note(format!("  {} would become the primary; its data reaches {}", e.node, e.position));
+    if !e.text.contains(&e.position) {
+        print::note(format!("  {} would become the primary; its data reaches {}", e.node, e.position));
+    }
     if let Some(furthest) = &e.furthest_known {
         print::note(format!("  the furthest that was ever reported is {furthest}"));
     }

@@ -72,7 +72,7 @@ fn log() {
 fn die_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = panic.payload_as_str().unwrap_or("no message");
+        let text = crate::failure::panic_text(panic.payload());
         tracing::error!(place, text, "internal error: the agent ends");
         std::process::abort();
     }));

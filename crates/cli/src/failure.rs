@@ -79,6 +79,12 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// The words of a panic.
+pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
 impl From<ConfigError> for Failure {
     fn from(e: ConfigError) -> Self {
         Self::wrong_use(chain(&e))
@@ -99,6 +105,9 @@ impl From<ClientError> for Failure {
         let hint = match &e {
             ClientError::NoAnswer { .. } => Some("are the agents running?"),
             ClientError::NoCa { .. } => Some("give --ca with the cluster's ca.pem"),
+            ClientError::Refused(r) if r.code == RefusedCode::Unauthorized => {
+                Some("give --token-file with a node's secrets.toml, or set TRINE_TOKEN")
+            }
             ClientError::Unknown { .. } => Some("`trine events` shows whether it was taken"),
             _ => None,
         };

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     }
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = panic.payload_as_str().unwrap_or("no message");
+        let text = failure::panic_text(panic.payload());
         print::note(format!("trine: internal error at {place}: {text}\n  hint: this is a defect, please report it"));
     }));
     let cli = Cli::parse();

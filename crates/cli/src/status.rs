@@ -108,9 +108,9 @@ impl Drop for Screen {
     }
 }
 
+/// The terminal's width, if it knows one that a table fits in.
 fn width() -> usize {
-    let table = Table::new();
-    table.width().map_or(WIDTH, usize::from).clamp(40, 120)
+    Table::new().width().map(usize::from).filter(|w| *w >= 40).map_or(WIDTH, |w| w.min(120))
 }
 
 /// The status as lines of at most `width` characters.
@@ -208,7 +208,7 @@ fn plain_table(s: &Status, gap: u16, arrangement: ContentArrangement, width: usi
 }
 
 fn lag(n: &NodeStatus) -> String {
-    if n.role == Role::Primary {
+    if n.role != Role::Standby {
         return "-".to_owned();
     }
     match (n.lag_bytes, n.lag_seconds) {

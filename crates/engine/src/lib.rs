@@ -43,6 +43,12 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// What can be seen right now. Never takes longer than its own deadline (300 ms), whatever hangs.
     async fn inspect(&self) -> Inspection;
 
+    /// Whose data the copy is, whether it runs or not; `None` without one.
+    ///
+    /// # Errors
+    /// The copy can't be read.
+    async fn identity(&self) -> Result<Option<CopyId>, EngineError>;
+
     /// Makes the cluster's first copy. A copy that exists is complete; one that is there already is left as it is.
     ///
     /// # Errors

@@ -92,9 +92,9 @@ async fn two_promotions_from_the_same_place_can_be_told_apart() {
     // It ends before its first checkpoint in its epoch.
     n2.engine.promote(Epoch(3), &members()).await.unwrap();
     n2.engine.set_sync(&SyncSetting::Alone).await.unwrap();
+    n2.sql("insert into t select 100 from generate_series(1, 100)").await.unwrap();
     signal(titled(&n2, "checkpointer")[0], Signal::STOP);
     assert!(!n2.inspect().await.rewind_ready);
-    n2.sql("insert into t select 100 from generate_series(1, 100)").await.unwrap();
     n2.engine.kill();
     n2.stopped().await;
     n3.lead(4).await;

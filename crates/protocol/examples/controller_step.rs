@@ -24,7 +24,7 @@ fn main() -> Result<(), String> {
     let views = [
         ("healthy, nothing to do", held.clone(), false),
         ("the primary is silent", held, true),
-        ("election", vacant, true),
+        ("election", vacant, false),
     ];
     println!("{NODES} nodes, {STEPS} steps each");
     for (what, state, down) in views {

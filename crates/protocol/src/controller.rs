@@ -161,7 +161,9 @@ impl Controller {
                 continue;
             }
             let report = fresh.get(name);
-            if report.is_some_and(|r| is_streaming(r, state.epoch)) {
+            // Both ends must say so: a receiver that hangs looks well from its own side.
+            let sent = fresh.get(&held.primary).is_some_and(|r| r.standbys.contains_key(name));
+            if sent && report.is_some_and(|r| is_streaming(r, state.epoch)) {
                 self.streamed.1.insert(name.clone(), now);
                 eligible.insert(name.clone());
                 continue;

@@ -87,6 +87,10 @@ fn open_cluster() -> ClusterState {
 
 fn report(state: &ClusterState, database: Database) -> Report {
     let position = Some(Position { epoch: Epoch(1), offset: 10 });
+    let standbys = match database {
+        Database::Primary { .. } => state.members.keys().cloned().zip(position.iter().copied().cycle()).collect(),
+        _ => BTreeMap::new(),
+    };
     Report {
         promised: state.epoch,
         seen: state.held().map_or(Epoch::ZERO, |_| state.epoch),
@@ -100,7 +104,7 @@ fn report(state: &ClusterState, database: Database) -> Report {
         failed: None,
         yielded: None,
         needs: None,
-        standbys: BTreeMap::new(),
+        standbys,
     }
 }
 
@@ -386,4 +390,17 @@ fn a_state_of_before_a_change_can_still_be_read() {
     let old: ClusterState = serde_json::from_value(text).unwrap();
     assert_eq!(old.voters().cloned().collect::<BTreeSet<_>>(), names(&[1, 2, 3]));
     assert_eq!(old.majority(), 2);
+}
+
+/// The primary no longer sends to it, while it still takes itself for streaming.
+#[test]
+fn a_standby_whose_receiver_hangs_leaves_the_rule_after_the_grace() {
+    let state = open_cluster();
+    let mut controller = Controller::default();
+    let mut reports = reports(&state);
+    assert_eq!(step(&mut controller, &state, &reports, at(0)), []);
+    reports.get_mut(&name(1)).unwrap().standbys.remove(&name(3));
+    assert_eq!(step(&mut controller, &state, &reports, at(1000)), []);
+    let changes = step(&mut controller, &state, &reports, at(10_000));
+    assert!(matches!(changes.as_slice(), [Change::ChangeRule { rule, .. }] if *rule == self::rule(1, &[2])), "{changes:?}");
 }

@@ -42,11 +42,6 @@ pub(super) async fn follow(
         node.engine.kill();
         wait_stopped(node).await;
     }
-    let stopped = *node.engine.process().borrow() == Process::Stopped;
-    if !missing && stopped && repair != Some(Repair::Rebuild) {
-        node.note(|d| d.work = Some("starting the database"));
-        start(node).await?;
-    }
     let upstream = upstream(node, primary)?;
     let log: Result<Option<LogOf>, _> = node.peers.call(primary, "engine/history", &epoch, HISTORY).await;
     let LogOf { history, rewind_ready } = match log {
@@ -55,6 +50,12 @@ pub(super) async fn follow(
         Ok(None) => return Ok(Turn::Soon),
         Err(source) => return Err(KeeperError::History { node: primary.clone(), source }),
     };
+    let stopped = *node.engine.process().borrow() == Process::Stopped;
+    if !missing && stopped && repair != Some(Repair::Rebuild) {
+        node.note(|d| d.work = Some("starting the database"));
+        check_identity(node, &history).await?;
+        start(node).await?;
+    }
     match repair {
         Some(Repair::Rebuild) => return rebuild(node, primary, &upstream, &history).await,
         Some(Repair::Rewind) if !rewind_ready => {
@@ -108,6 +109,18 @@ pub(super) async fn follow(
             node.note(|d| d.needs = Some(Repair::Rewind));
             Ok(Turn::Reached)
         }
+    }
+}
+
+/// Another cluster's data in this node's folder is never started, let alone replaced.
+async fn check_identity(node: &Node, history: &History) -> Result<(), KeeperError> {
+    let found = node.engine.identity().await.map_err(engine("can't read the copy that is here"))?;
+    match found {
+        Some(found) if found != history.identity => {
+            let what = format!("the folder {}", node.config.data_dir().display());
+            Err(engine("can't follow the primary")(EngineError::OtherCluster { what, found, expected: history.identity }))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -221,6 +221,11 @@ impl Started {
         Some(Failure::failed(message).hint(format!("its log is {}", log.display())))
     }
 
+    /// It has ended by itself, and said why: no crash.
+    pub(crate) fn has_refused(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(status)) if status.code().is_some_and(|c| c != 0))
+    }
+
     /// The last thing in the log that looks like a reason.
     fn reason(&self) -> Option<String> {
         let mut file = File::open(self.node.log()).ok()?;

@@ -15,7 +15,7 @@ use crate::args::{NodeSpec, Up};
 use crate::connect;
 use crate::create::{self, Plan, Wanted, cant};
 use crate::daemon;
-use crate::failure::{Done, Exit, Failure};
+use crate::failure::{Done, Failure};
 use crate::print;
 use crate::progress::Progress;
 use crate::settings;
@@ -52,6 +52,7 @@ pub(crate) async fn up(args: &Up) -> Done {
         Ok(uris) => return show(args, &cluster, &uris),
         Err(failure) => failure,
     };
+    let refused = started.iter_mut().any(Started::has_refused);
     let nodes: Vec<&Node> = started.iter().map(|s: &Started| &s.node).collect();
     if args.keep || nodes.is_empty() {
         return Err(failure);
@@ -61,10 +62,11 @@ pub(crate) async fn up(args: &Up) -> Done {
         print::note(format!("trine: {}", e.message));
         return Err(failure);
     }
-    // Settings that an agent refuses must not be kept for the next try. Data, once there is any, stays.
+    // What an agent refuses to begin with must not be kept for the next try. Data, once there is any, stays.
     let has_data = cluster.nodes.iter().any(|n| n.dir.join("data").exists());
-    if made && failure.exit == Exit::WrongUse && !has_data {
+    if made && refused && !has_data {
         down::wipe(&cluster)?;
+        return Err(Failure { hint: None, ..failure });
     }
     Err(failure)
 }

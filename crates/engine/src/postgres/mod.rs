@@ -313,6 +313,13 @@ impl Engine for PostgresEngine {
         self.inner.await_look(look).await
     }
 
+    async fn identity(&self) -> Result<Option<CopyId>, EngineError> {
+        if data_major(&self.inner.paths.data).is_none() {
+            return Ok(None);
+        }
+        self.inner.control().await.map(|c| Some(c.identity))
+    }
+
     async fn bootstrap(&self) -> Result<CopyId, EngineError> {
         let this = self.inner();
         self.threads.run(async move { this.make_first().await }).await

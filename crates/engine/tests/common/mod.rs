@@ -36,13 +36,27 @@ pub(crate) struct Node {
 static LOGS: Once = Once::new();
 static PORT: AtomicU16 = AtomicU16::new(26500);
 
-/// A bootstrapped copy that all tests of a file begin with.
-static TEMPLATE: tokio::sync::OnceCell<tempfile::TempDir> = tokio::sync::OnceCell::const_new();
+/// A bootstrapped copy that all tests of a file begin with. It is kept in the target folder, until the file is built anew.
+static TEMPLATE: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
 
-async fn first_copy() -> tempfile::TempDir {
-    let cluster = Cluster::new();
-    cluster.node("n0").engine.bootstrap().await.unwrap();
-    cluster.dir
+async fn first_copy() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let built = std::fs::metadata(&program).unwrap().modified().unwrap();
+    let built = built.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let name = program.file_stem().unwrap().to_str().unwrap().split('-').next().unwrap().to_owned();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("first-copy-{name}"));
+    let data = folder.join(built.to_string());
+    if !data.exists() {
+        let cluster = Cluster::new();
+        let node = cluster.node("n0");
+        node.engine.bootstrap().await.unwrap();
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let fresh = folder.join("fresh");
+        run("cp", &["-a", node.dir.join("data").to_str().unwrap(), fresh.to_str().unwrap()]);
+        std::fs::rename(&fresh, &data).unwrap();
+    }
+    data
 }
 
 /// Runs a program that must succeed.
@@ -115,7 +129,7 @@ impl Cluster {
     pub(crate) async fn primary(&self, name: &str) -> Node {
         let node = self.node(name);
         let template = TEMPLATE.get_or_init(first_copy).await;
-        run("cp", &["-a", template.path().join("n0/data").to_str().unwrap(), node.dir.to_str().unwrap()]);
+        run("cp", &["-a", template.to_str().unwrap(), node.dir.join("data").to_str().unwrap()]);
         node.engine.start().await.unwrap();
         node.lead(2).await;
         node

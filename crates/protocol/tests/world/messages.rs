@@ -99,8 +99,19 @@ impl World {
             failed: agent.failed.clone(),
             yielded: agent.yielded.filter(|_| matches!(node.db, Db::Stopped)),
             needs: needs(agent),
-            standbys: std::collections::BTreeMap::new(),
+            standbys: self.senders(i),
         })
+    }
+
+    /// Whom a primary sends its log to.
+    fn senders(&self, i: usize) -> std::collections::BTreeMap<trine_protocol::NodeName, trine_protocol::Position> {
+        let Db::Primary(p) = &self.nodes[i].db else { return std::collections::BTreeMap::new() };
+        let follows = |n: &usize| {
+            matches!(&self.nodes[*n].db, Db::Following { epoch, primary } if *primary == i && *epoch == p.epoch)
+                && self.linked(*n, i)
+        };
+        let all = (0..self.nodes.len()).filter(follows);
+        all.map(|n| (self.nodes[n].name.clone(), position_of(&self.nodes[n].log))).collect()
     }
 
     pub(super) fn tell(&mut self, from: usize, to: usize) {
