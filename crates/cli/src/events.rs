@@ -11,7 +11,7 @@ use crate::connect;
 use crate::failure::Done;
 use crate::print::{self, Paint};
 
-/// As many as a page of the API holds, at least.
+/// How soon another node is asked when one does not answer.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// `trine events`.

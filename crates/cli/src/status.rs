@@ -122,7 +122,7 @@ pub(crate) fn lines(s: &Status, paint: Paint, width: usize) -> Vec<String> {
     };
     let primary = s.primary.as_ref().map_or_else(|| "no primary".to_owned(), |p| format!("primary {p}"));
     let mut lines = vec![format!("{}  {}  {health}  epoch {}  {primary}", paint.strong(&s.cluster), s.engine, s.epoch)];
-    lines.push(format!("commits wait for {}", sync(s)));
+    lines.push(sync(s));
     if let Some(reason) = &s.paused {
         lines.extend(print::wrap(&format!("paused: {reason}"), width, 2).into_iter().map(|l| paint.warning(&l)));
     }
@@ -150,9 +150,10 @@ pub(crate) fn lines(s: &Status, paint: Paint, width: usize) -> Vec<String> {
 fn sync(s: &Status) -> String {
     let names: Vec<&str> = s.sync.standbys.iter().map(|n| n.as_str()).collect();
     match (names.len(), s.sync.acks) {
-        (_, 0) => "no standby".to_owned(),
-        (n, acks) if n == acks => names.join(" and "),
-        (_, acks) => format!("{acks} of {}", names.join(", ")),
+        (_, 0) if s.writable => "commits wait for no standby".to_owned(),
+        (_, 0) => "no standby can acknowledge commits".to_owned(),
+        (n, acks) if n == acks => format!("commits wait for {}", names.join(" and ")),
+        (_, acks) => format!("commits wait for {acks} of {}", names.join(", ")),
     }
 }
 

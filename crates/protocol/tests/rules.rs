@@ -148,6 +148,47 @@ fn a_late_settling_of_a_rule_is_refused() {
 }
 
 #[test]
+fn what_comes_late_is_refused() {
+    let mut state = open_cluster();
+    let (first, begun_again, elected_again) = (state.epoch, begin(&state), elected(&state, rule(2, &[1])));
+    let before = state.clone();
+    assert!(matches!(apply(&mut state, elected_again.clone()), Outcome::Refused(_)), "it has its primary");
+    assert_eq!(state, before);
+    accepted(&mut state, begun_again.clone());
+    assert!(matches!(apply(&mut state, begun_again), Outcome::Refused(_)), "the epoch that it ends is over");
+    assert!(matches!(apply(&mut state, elected_again), Outcome::Refused(_)), "of another epoch");
+    let change = elected(&state, rule(2, &[3]));
+    accepted(&mut state, change);
+    let before = state.clone();
+    let late = [
+        Change::BarrierPassed { epoch: first },
+        Change::ChangeRule { epoch: first, rule: rule(1, &[2]), because: "late".to_owned() },
+        Change::RuleRuns { epoch: first, rule: rule(1, &[2]), number: 0 },
+        Change::StartSwitchover { epoch: first, target: name(3) },
+    ];
+    for change in late {
+        assert!(matches!(apply(&mut state, change), Outcome::Refused(_)));
+    }
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_primary_ends_with_its_lease_its_promise_and_its_epoch() {
+    let mut state = open_cluster();
+    let first = state.epoch;
+    let ends = |state: &ClusterState, promised, until, now| {
+        must_fence(state, &name(1), promised, first, until, at(now)).is_some()
+    };
+    assert!(!ends(&state, first, Some(at(100)), 99));
+    assert!(ends(&state, first, Some(at(100)), 100));
+    assert!(ends(&state, first, None, 0));
+    assert!(ends(&state, first.next(), Some(at(100)), 0));
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    assert!(ends(&state, first, Some(at(100)), 0));
+}
+
+#[test]
 fn rules_that_come_and_go_do_not_pile_up() {
     let mut state = open_cluster();
     for _ in 0..20 {
@@ -402,5 +443,8 @@ fn a_standby_whose_receiver_hangs_leaves_the_rule_after_the_grace() {
     reports.get_mut(&name(1)).unwrap().standbys.remove(&name(3));
     assert_eq!(step(&mut controller, &state, &reports, at(1000)), []);
     let changes = step(&mut controller, &state, &reports, at(10_000));
-    assert!(matches!(changes.as_slice(), [Change::ChangeRule { rule, .. }] if *rule == self::rule(1, &[2])), "{changes:?}");
+    assert!(
+        matches!(changes.as_slice(), [Change::ChangeRule { rule, .. }] if *rule == self::rule(1, &[2])),
+        "{changes:?}"
+    );
 }

@@ -131,8 +131,14 @@ fn an_incomplete_copy_is_missing() {
 
 #[test]
 fn a_majority_promises() {
-    // They have sealed, but their leases are not over: no promise counts yet.
-    shows(Mutant::NoMajorityOfPromises, EXACT, &[FreezePrimary, Failover(None, false), Rounds(7)]);
+    // The rule is n2's alone, so n2's data is enough; n3 has not promised anything when n2 is elected, and n1 serves on.
+    let changed =
+        [ChooseStandby(1), DeliverAll, See(0, 9), Tick(0), Tick(0), Tick(0), Flush(0), Replicate(1, 9), Flush(1)];
+    let settled = [DeliverAll, Tick(0), DeliverAll, FreezePrimary, Failover(None, false), DeliverAll];
+    let sealed =
+        [See(1, 9), Tell(1, 1), DeliverAll, Control(1), DeliverAll, See(1, 9), Tick(1), Tick(1), Tick(1), Tick(1)];
+    let elected = [Tell(1, 1), DeliverAll, Control(1), DeliverAll, Spin(8)];
+    shows(Mutant::NoMajorityOfPromises, EXACT, &[&changed[..], &settled, &sealed, &elected].concat());
 }
 
 #[test]
@@ -171,7 +177,9 @@ fn the_old_copy_takes_nothing_while_a_new_one_is_made() {
 #[test]
 fn a_lease_is_waited_out() {
     // n1's agent hangs; its guard does not, and lets it serve to the end of its lease.
-    shows(Mutant::LeaseNotWaitedOut, EXACT, &[FreezePrimary, Failover(None, false), Rounds(7)]);
+    let hung = [FreezePrimary, Failover(None, false)];
+    shows(Mutant::LeaseNotWaitedOut, EXACT, &[&hung[..], &[Rounds(7)]].concat());
+    play(Mutant::None, EXACT, true, &[&hung[..], &[Spin(4), Advance(160), Spin(9)]].concat()).unwrap();
 }
 
 /// The others elect in no time, at each millisecond around the end of n1's lease.

@@ -14,8 +14,8 @@ use super::{
     Config, ConfigError, Durability, EndpointConfig, EngineConfig, EngineKind, Member, Ports, SyncConfig, Timing,
 };
 
-/// Unix sockets' paths are limited to 107 bytes; the longest name below a node's folder is `run/.s.PGSQL.65535`.
-const LONGEST_DIR: usize = 107 - "/run/.s.PGSQL.65535".len();
+/// Unix sockets' paths are limited to 107 bytes; the longest name below a node's folder is `run/db/.s.PGSQL.65535`.
+const LONGEST_DIR: usize = 107 - "/run/db/.s.PGSQL.65535".len();
 
 const LEASE_MS: RangeInclusive<i64> = 300..=60_000;
 

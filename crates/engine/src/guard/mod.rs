@@ -59,6 +59,8 @@ struct Shared {
     ending: Mutex<Option<Ending>>,
     /// Held while processes that work in `data` are looked up and ended, so that a new database is never among them.
     sweeping: Mutex<()>,
+    /// Held while a guard is being started.
+    spawning: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A connection to a guard.
@@ -83,6 +85,7 @@ impl GuardClient {
             link: Mutex::new(None),
             ending: Mutex::new(None),
             sweeping: Mutex::new(()),
+            spawning: Arc::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -116,6 +119,8 @@ impl GuardClient {
 
     /// Finds a guard that runs already. False: there is none, and nothing of a database either (`folders` are swept).
     pub(crate) async fn attach(&self, folders: Vec<PathBuf>) -> Result<bool, EngineError> {
+        // One that is being started is there in a moment.
+        drop(self.shared.spawning.lock().await);
         if self.pids().is_some() {
             return Ok(true);
         }
@@ -141,12 +146,28 @@ impl GuardClient {
     }
 
     /// Starts a guard with a database. `order.socket` is this client's.
+    ///
+    /// Once begun it goes on to its end, whatever becomes of the caller: a guard that nobody waits for would start a
+    /// database behind the back of the next start.
     pub(crate) async fn spawn(&self, order: &Order) -> Result<(), EngineError> {
+        let text = serde_json::to_string(order)
+            .map_err(|e| EngineError::Guard { action: "start", source: io::Error::from(e) })?;
+        let begun = Arc::clone(&self.shared.spawning).lock_owned().await;
+        let client = self.clone();
+        let task = tokio::spawn(async move {
+            let outcome = client.spawn_to_the_end(&text).await;
+            drop(begun);
+            outcome
+        });
+        task.await
+            .unwrap_or_else(|e| Err(EngineError::Guard { action: "start", source: io::Error::other(e.to_string()) }))
+    }
+
+    async fn spawn_to_the_end(&self, order: &str) -> Result<(), EngineError> {
         let failed = |source| EngineError::Guard { action: "start", source };
-        let text = serde_json::to_string(order).map_err(io::Error::from).map_err(failed)?;
         let mut child = {
             let _none = self.shared.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
-            self.shared.fork(&text).map_err(failed)?
+            self.shared.fork(order).map_err(failed)?
         };
         let id = child.id();
         let (gone_tx, mut gone) = watch::channel(false);

@@ -230,6 +230,11 @@ pub(super) fn sync_names(setting: &SyncSetting) -> String {
 }
 
 impl Live {
+    /// When there is no telling what a running database was told: nothing is taken for granted.
+    pub(super) fn unknown() -> Self {
+        Self { settled: false, passing: true, ..Self::default() }
+    }
+
     /// The text of `live.conf`.
     pub(super) fn render(&self, config: &PostgresConfig, paths: &Paths) -> String {
         let memo = serde_json::to_string(self).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_postgres::Statement;
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
 use super::session::Session;
@@ -24,7 +25,15 @@ pub(super) struct Probe {
     under_way: Option<(Moment, watch::Receiver<Option<Inspection>>)>,
     last: Option<Inspection>,
     answered: Option<Moment>,
-    session: Option<(u32, Session)>,
+    session: Option<(u32, Asker)>,
+}
+
+/// A connection with its questions prepared.
+#[derive(Debug)]
+struct Asker {
+    session: Session,
+    state: Statement,
+    standbys: Statement,
 }
 
 const STATE: &str = "select pg_is_in_recovery(), \
@@ -126,12 +135,18 @@ impl Postgres {
 
     async fn ask(&self, database: u32, seen: &mut Inspection) -> Result<(), EngineError> {
         let idle = self.probe.lock().unwrap_or_else(PoisonError::into_inner).session.take();
-        let session = match idle {
-            Some((of, session)) if of == database && !session.client.is_closed() => session,
-            _ => self.new_session().await?,
-        };
         let failed = || EngineError::sql("say how it is");
-        let (state, standbys) = tokio::join!(session.client.query_one(STATE, &[]), session.client.query(STANDBYS, &[]));
+        let asker = match idle {
+            Some((of, asker)) if of == database && !asker.session.client.is_closed() => asker,
+            _ => {
+                let session = self.new_session().await?;
+                let state = session.client.prepare(STATE).await.map_err(failed())?;
+                let standbys = session.client.prepare(STANDBYS).await.map_err(failed())?;
+                Asker { session, state, standbys }
+            }
+        };
+        let client = &asker.session.client;
+        let (state, standbys) = tokio::join!(client.query_one(&asker.state, &[]), client.query(&asker.standbys, &[]));
         let (state, standbys) = (state.map_err(failed())?, standbys.map_err(failed())?);
         let offset = |i: usize| state.get::<_, Option<i64>>(i).map(i64::cast_unsigned);
         let timeline = |t: i32| u64::try_from(t).ok();
@@ -160,7 +175,7 @@ impl Postgres {
             seen.rewind_ready = timeline(state.get(5)) == seen.timeline;
             seen.standbys = standbys.iter().filter_map(standby).collect::<BTreeMap<_, _>>();
         }
-        self.probe.lock().unwrap_or_else(PoisonError::into_inner).session = Some((database, session));
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner).session = Some((database, asker));
         Ok(())
     }
 }

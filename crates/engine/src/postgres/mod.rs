@@ -19,6 +19,7 @@ mod session;
 mod setup;
 mod start;
 mod sync;
+mod threads;
 mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::runtime::Runtime;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use trine_platform::Clock;
 use trine_protocol::{Epoch, Moment, NodeName, Position};
@@ -43,6 +43,7 @@ use config::Live;
 use control::Control;
 use paths::Paths;
 use session::Session;
+use threads::Threads;
 
 /// What the engine has to know about this node.
 #[derive(Clone)]
@@ -89,9 +90,6 @@ pub struct PostgresEngine {
     inner: Arc<Postgres>,
     threads: Arc<Threads>,
 }
-
-/// One for an operation, one for what looks on.
-const WORKERS: usize = 2;
 
 #[derive(Debug)]
 struct Postgres {
@@ -243,59 +241,6 @@ impl Postgres {
     }
 }
 
-/// The threads that the engine works on. Its files may be on a disk that hangs, and the agent's own threads must not wait
-/// for that.
-#[derive(Debug)]
-struct Threads(Option<Runtime>);
-
-impl Threads {
-    fn start() -> Result<Self, EngineError> {
-        let built = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(WORKERS)
-            .thread_name("engine")
-            .enable_all()
-            .build()
-            .map_err(|source| EngineError::Guard { action: "start the threads to work with", source })?;
-        Ok(Self(Some(built)))
-    }
-
-    /// Runs `work` there, to its end.
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.0 {
-            runtime.spawn(work);
-        }
-    }
-
-    /// Runs `work` there. When the caller drops this, the work is dropped at its next await.
-    async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
-        let Some(runtime) = &self.0 else { return std::future::pending().await };
-        let mut task = AbortOnDrop(runtime.spawn(work));
-        match (&mut task.0).await {
-            Ok(value) => value,
-            Err(e) => match e.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => std::future::pending().await,
-            },
-        }
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 #[async_trait]
 impl Engine for PostgresEngine {
     fn kind(&self) -> &'static str {
@@ -314,10 +259,14 @@ impl Engine for PostgresEngine {
     }
 
     async fn identity(&self) -> Result<Option<CopyId>, EngineError> {
-        if data_major(&self.inner.paths.data).is_none() {
-            return Ok(None);
-        }
-        self.inner.control().await.map(|c| Some(c.identity))
+        let this = self.inner();
+        let read = async move {
+            if data_major(&this.paths.data).is_none() {
+                return Ok(None);
+            }
+            this.control().await.map(|c| Some(c.identity))
+        };
+        self.threads.run(read).await
     }
 
     async fn bootstrap(&self) -> Result<CopyId, EngineError> {

@@ -116,6 +116,8 @@ impl Private<'_> {
             ("wal_level", "replica"),
             ("shared_preload_libraries", ""),
             ("restart_after_crash", "off"),
+            // A rewind may need all of the log that is here.
+            ("wal_keep_size", "1TB"),
         ] {
             command.arg("-c").arg(format!("{}={}", setting.0, setting.1));
         }

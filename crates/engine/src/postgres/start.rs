@@ -32,7 +32,7 @@ impl Postgres {
         let found = self.guard.attach(self.paths.workplaces()).await?;
         if found {
             let text = fs::read_to_string(self.paths.conf.join("live.conf")).unwrap_or_default();
-            let live = Live::parse(&text).unwrap_or_default();
+            let live = Live::parse(&text).unwrap_or_else(Live::unknown);
             *self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = live;
             self.log_mark.store(self.log_length(), Ordering::Relaxed);
         }

@@ -1,0 +1,61 @@
+//! The engine's own threads.
+
+use tokio::runtime::Runtime;
+
+use crate::EngineError;
+
+/// One for an operation, one for what looks on.
+const WORKERS: usize = 2;
+
+/// The threads that the engine works on. Its files may be on a disk that hangs, and the agent's own threads must not wait
+/// for that.
+#[derive(Debug)]
+pub(super) struct Threads(Option<Runtime>);
+
+impl Threads {
+    pub(super) fn start() -> Result<Self, EngineError> {
+        let built = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("engine")
+            .enable_all()
+            .build()
+            .map_err(|source| EngineError::Guard { action: "start the threads to work with", source })?;
+        Ok(Self(Some(built)))
+    }
+
+    /// Runs `work` there, to its end.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.0 {
+            runtime.spawn(work);
+        }
+    }
+
+    /// Runs `work` there. When the caller drops this, the work is dropped at its next await.
+    pub(super) async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let Some(runtime) = &self.0 else { return std::future::pending().await };
+        let mut task = AbortOnDrop(runtime.spawn(work));
+        match (&mut task.0).await {
+            Ok(value) => value,
+            Err(e) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
