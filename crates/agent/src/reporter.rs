@@ -148,7 +148,7 @@ fn status(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) -> Nod
     let progress = node.progress.borrow().clone();
     let copying = doing.work.is_some_and(|w| w.starts_with("copying"));
     let progress =
-        copying.then(|| Progress { what: progress.phase, done_bytes: progress.done, total_bytes: progress.total });
+        copying.then_some(Progress { what: progress.phase, done_bytes: progress.done, total_bytes: progress.total });
     NodeStatus {
         name: member.name.clone(),
         zone: member.zone.clone(),

@@ -43,7 +43,7 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// What can be seen right now. Never takes longer than its own deadline (300 ms), whatever hangs.
     async fn inspect(&self) -> Inspection;
 
-    /// Whose data the copy is, whether it runs or not; `None` without one.
+    /// Whose data the copy is, whether it runs or not; `None` without one, or when it is too damaged to say.
     ///
     /// # Errors
     /// The copy can't be read.

@@ -78,7 +78,7 @@ async fn only_the_socket_and_the_nodes_lead_in() {
     assert!(node.sql_as("trine_replication", "", "select 1").await.is_err());
     for user in ["app", "trine", "trine_replication"] {
         let mut tcp = tokio_postgres::Config::new();
-        tcp.host(&config.address.to_string()).port(config.port).user(user).password("app-secret").dbname("postgres");
+        tcp.host(config.address.to_string()).port(config.port).user(user).password("app-secret").dbname("postgres");
         let error = tcp.connect(tokio_postgres::NoTls).await.map(drop).unwrap_err();
         assert_eq!(error.code().unwrap().code(), "28000", "{error}");
     }

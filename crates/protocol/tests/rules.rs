@@ -7,7 +7,7 @@ use std::time::Duration;
 use trine_protocol::{
     Change, ClusterState, Command, Condition, Controller, Copy, Database, Durability, Epoch, Goal, Heard, Member,
     Moment, NodeName, Outcome, Position, Reign, Repair, Report, Seal, Settings, SyncRule, SyncSetting, Verdict, elect,
-    goal, rule_for, sync_setting,
+    goal, must_fence, rule_for, sync_setting,
 };
 
 fn name(i: usize) -> NodeName {

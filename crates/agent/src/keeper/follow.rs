@@ -118,7 +118,11 @@ async fn check_identity(node: &Node, history: &History) -> Result<(), KeeperErro
     match found {
         Some(found) if found != history.identity => {
             let what = format!("the folder {}", node.config.data_dir().display());
-            Err(engine("can't follow the primary")(EngineError::OtherCluster { what, found, expected: history.identity }))
+            Err(engine("can't follow the primary")(EngineError::OtherCluster {
+                what,
+                found,
+                expected: history.identity,
+            }))
         }
         _ => Ok(()),
     }

@@ -43,6 +43,10 @@ impl Control {
         }
         let output = command.output().await.map_err(EngineError::io("run", binaries.program("pg_controldata")))?;
         let text = String::from_utf8_lossy(&output.stdout);
+        if text.contains("CRC checksum does not match") {
+            let why = format!("{} is damaged: its checksum is wrong", data.join("global/pg_control").display());
+            return Err(EngineError::StartFailed { why, log: String::new() });
+        }
         Self::parse(&text).ok_or_else(|| EngineError::Tool {
             tool: "pg_controldata",
             output: format!("{}{}", String::from_utf8_lossy(&output.stderr), text.trim()),
