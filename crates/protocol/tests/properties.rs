@@ -42,7 +42,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(1000))]
+    #![proptest_config(config(3000))]
 
     #[test]
     fn three_nodes_keep_the_promises(setup in setup(3, WITHIN, Mutant::None), actions in history(60), away in away(3)) {
@@ -56,7 +56,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(1000))]
 
     #[test]
     fn five_nodes_keep_the_promises(setup in setup(5, WITHIN, Mutant::None), actions in history(60), away in away(5)) {

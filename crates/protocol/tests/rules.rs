@@ -284,6 +284,28 @@ fn an_election_wants_a_majority_of_promises_and_safe_data() {
 }
 
 #[test]
+fn a_position_of_another_seal_counts_for_nothing() {
+    let mut state = open_cluster();
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    let winner = |spoil: fn(&mut Report)| {
+        let mut all = reports(&state);
+        let report = all.get_mut(&name(1)).unwrap();
+        report.seal.as_mut().unwrap().position = Some(Position { epoch: Epoch(1), offset: 99 });
+        spoil(report);
+        match verdict(&state, &all) {
+            Verdict::Elect { primary, rule, .. } => (primary, rule.standbys),
+            Verdict::Wait(why) => panic!("{why:?}"),
+        }
+    };
+    assert_eq!(winner(|_| ()).0, name(1));
+    let others = (name(2), names(&[3]));
+    assert_eq!(winner(|r| r.seal.as_mut().unwrap().epoch = Epoch(1)), others);
+    assert_eq!(winner(|r| r.promised = Epoch(1)), others);
+    assert_eq!(winner(|r| r.data = Copy::Incomplete), others);
+}
+
+#[test]
 fn the_data_epoch_comes_before_the_offset_and_those_before_preference_and_priority() {
     let mut state = open_cluster();
     let begun = begin(&state);

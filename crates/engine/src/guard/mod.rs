@@ -38,6 +38,9 @@ pub struct GuardCommand {
 const HELLO: Duration = Duration::from_secs(1);
 /// How long a new guard may take until it listens.
 const SPAWN: Duration = Duration::from_secs(10);
+/// How often, and how many times, a guard that does not listen yet is knocked at.
+const STEP: Duration = Duration::from_millis(10);
+const LOOKS: u32 = 500;
 /// After a kill that the guard does not confirm by then, the agent ends the processes itself, and the guard too.
 const CONFIRM: Duration = Duration::from_millis(250);
 
@@ -51,6 +54,7 @@ pub(crate) struct GuardClient {
 struct Shared {
     command: GuardCommand,
     socket: PathBuf,
+    lock: PathBuf,
     log: PathBuf,
     /// Where the database's processes work.
     data: PathBuf,
@@ -75,10 +79,12 @@ struct Link {
 
 impl GuardClient {
     /// `data` is the database's working directory; the guard's own messages are appended to `log`.
-    pub(crate) fn new(command: GuardCommand, socket: PathBuf, log: PathBuf, data: PathBuf) -> Self {
+    /// Its socket and its lock are in `run`.
+    pub(crate) fn new(command: GuardCommand, run: &Path, log: PathBuf, data: PathBuf) -> Self {
         let shared = Shared {
             command,
-            socket,
+            socket: run.join("guard.sock"),
+            lock: run.join("guard.lock"),
             log,
             data,
             state: watch::Sender::new(Process::Stopped),
@@ -124,7 +130,15 @@ impl GuardClient {
         if self.pids().is_some() {
             return Ok(true);
         }
-        match self.connect().await {
+        let mut knock = self.connect().await;
+        let mut looks = 0;
+        // One that an earlier agent started just before its end holds the lock before it listens.
+        while matches!(knock, Err(Knock::Nobody)) && self.shared.guard_lives() && looks < LOOKS {
+            sleep(STEP).await;
+            looks += 1;
+            knock = self.connect().await;
+        }
+        match knock {
             Ok(_) => return Ok(true),
             Err(Knock::Nobody) => {}
             Err(Knock::Silent(guard)) => {
@@ -243,6 +257,14 @@ enum Knock {
 }
 
 impl Shared {
+    /// Does a guard hold the lock of this node?
+    fn guard_lives(&self) -> bool {
+        use rustix::fs::{FlockOperation, flock};
+        let Ok(lock) = std::fs::File::open(&self.lock) else { return false };
+        // Closing the file lets go of it again.
+        flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
+    }
+
     fn link(&self) -> MutexGuard<'_, Option<Link>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }

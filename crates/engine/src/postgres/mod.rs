@@ -125,8 +125,7 @@ impl PostgresEngine {
         let account = Account::find(config.user.as_deref())?;
         let paths = Paths::prepare(&config.dir, &account, config.port)?;
         Binaries::find(config.bin_dir.as_deref(), data_major(&paths.data))?;
-        let socket = paths.run.join("guard.sock");
-        let guard = GuardClient::new(config.guard.clone(), socket, paths.guard_log.clone(), paths.data.clone());
+        let guard = GuardClient::new(config.guard.clone(), &paths.run, paths.guard_log.clone(), paths.data.clone());
         let inner = Postgres {
             config,
             account,

@@ -34,7 +34,7 @@ pub(crate) struct Node {
 }
 
 static LOGS: Once = Once::new();
-static PORT: AtomicU16 = AtomicU16::new(26500);
+static PORT: AtomicU16 = AtomicU16::new(0);
 
 /// A bootstrapped copy that all tests of a file begin with. It is kept in the target folder, until the file is built anew.
 static TEMPLATE: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
@@ -69,7 +69,9 @@ pub(crate) fn run(program: &str, args: &[&str]) -> String {
 
 fn free_port() -> u16 {
     loop {
-        let port = PORT.fetch_add(1, Ordering::Relaxed);
+        // Other test processes that run at the same time begin elsewhere.
+        let base = 26500 + u16::try_from(std::process::id() % 250).unwrap() * 16;
+        let port = base + PORT.fetch_add(1, Ordering::Relaxed);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
