@@ -24,6 +24,8 @@ pub(super) async fn follow(
     primary: &NodeName,
     repair: Option<Repair>,
 ) -> Result<Turn, KeeperError> {
+    // Whoever takes a primary's log takes no older one's any more, nor renews its lease: whatever it knows after a restart.
+    node.desk.promise(epoch).await?;
     if let Some(serving) = node.serving.epoch() {
         fence(node, serving, "another node leads");
     }
@@ -114,7 +116,11 @@ pub(super) async fn follow(
 
 /// Another cluster's data in this node's folder is never started, let alone replaced.
 async fn check_identity(node: &Node, history: &History) -> Result<(), KeeperError> {
-    let found = node.engine.identity().await.map_err(engine("can't read the copy that is here"))?;
+    let found = match node.engine.identity().await {
+        // Too damaged to say whose it is: then it can't be started either, and the start says why.
+        Err(EngineError::StartFailed { .. }) => None,
+        found => found.map_err(engine("can't read the copy that is here"))?,
+    };
     match found {
         Some(found) if found != history.identity => {
             let what = format!("the folder {}", node.config.data_dir().display());
@@ -189,6 +195,12 @@ async fn rebuild(
         d.work = Some("copying the primary's data");
         d.needs = Some(Repair::Rebuild);
     });
+    let seen = node.inspect().await;
+    if copy_of(&seen) == Copy::Complete && seen.process == Process::Running && seen.role == Some(Role::Standby) {
+        // What the old copy acknowledged after the new one was read would be gone with it.
+        node.engine.seal().await.map_err(engine("can't cut the old copy off"))?;
+        node.note(|d| d.following = None);
+    }
     // By its full name: every `Arc` has a `clone_from` of its own.
     trine_engine::Engine::clone_from(&*node.engine, upstream, Some(history.identity), &node.progress)
         .await

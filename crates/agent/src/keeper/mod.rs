@@ -96,6 +96,17 @@ async fn take_turn(node: &Arc<Node>, goal: &Goal) -> Result<Turn, KeeperError> {
             Ok(Turn::Reached)
         }
         Goal::Bootstrap => {
+            // A seed that lost its data may have an old view: only what consensus says now makes an empty copy the first.
+            let state = match node.consensus.read(Duration::from_secs(2)).await {
+                Ok(state) => state,
+                Err(error) => {
+                    tracing::info!(%error, "the first copy waits for consensus");
+                    return Ok(Turn::Soon);
+                }
+            };
+            if !state.is_virgin() {
+                return Ok(Turn::Soon);
+            }
             node.note(|d| d.work = Some("making the first copy"));
             node.engine.bootstrap().await.map_err(engine("can't make the first copy"))?;
             node.inspect().await;
