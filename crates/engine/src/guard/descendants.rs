@@ -61,7 +61,9 @@ pub(crate) fn working_in(folders: &[PathBuf]) -> Vec<u32> {
 }
 
 fn is_database(process: u32) -> bool {
-    let Ok(program) = fs::read_link(format!("/proc/{process}/exe")) else { return false };
+    // A process that is being torn down has lost its memory, and with it its program, before the kernel closes its files
+    // and sockets and then takes its working directory away: until then it is not gone.
+    let Ok(program) = fs::read_link(format!("/proc/{process}/exe")) else { return true };
     let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     name.starts_with("postgres") || name.starts_with("pg_") || name.starts_with("initdb")
 }
@@ -114,4 +116,36 @@ pub(crate) fn sleeps(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
     line.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// The kernel takes a large process's memory first, which takes a while, and closes its files afterwards.
+    #[test]
+    fn a_process_that_is_being_torn_down_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().canonicalize().unwrap();
+        let program = folder.join("postgres");
+        fs::copy("/usr/bin/tail", &program).unwrap();
+        let mut child = Command::new(&program)
+            .args(["-c", "1000000000"])
+            .current_dir(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // `tail` keeps what may become its last bytes.
+        let megabyte = vec![0; 1 << 20];
+        for _ in 0..400 {
+            child.stdin.as_mut().unwrap().write_all(&megabyte).unwrap();
+        }
+        assert_eq!(sweep(&[folder], Duration::from_secs(10)), Ok(1));
+        assert!(fs::read_link(format!("/proc/{}/cwd", child.id())).is_err(), "it still has its files");
+        child.wait().unwrap();
+    }
 }
