@@ -33,15 +33,15 @@ impl Desk {
     /// Reads the promise. `longest`: the longest lease that it may have granted before it stopped.
     pub(crate) fn open(clock: Arc<dyn Clock>, disk: Arc<dyn Disk>, longest: Duration) -> Result<Self, AgentError> {
         let promised = match disk.read(FILE)? {
-            None => Epoch::ZERO,
+            None => None,
             Some(text) => {
                 let promise: Promise = serde_json::from_slice(&text)
                     .map_err(|e| AgentError::Corrupt { name: FILE, why: e.to_string() })?;
-                promise.epoch
+                Some(promise.epoch)
             }
         };
         let voter = Mutex::new(Voter::restored(promised, clock.now(), longest));
-        let promised = watch::channel(promised).0;
+        let promised = watch::channel(promised.unwrap_or(Epoch::ZERO)).0;
         Ok(Self { clock, disk, voter, writing: tokio::sync::Mutex::default(), promised })
     }
 
@@ -75,6 +75,18 @@ impl Desk {
             *p = epoch.max(*p);
             newer
         });
+        Ok(())
+    }
+
+    /// Does this voter know what it has promised?
+    pub(crate) fn remembers(&self) -> bool {
+        self.voter().remembers()
+    }
+
+    /// Takes the epoch that a linearizable read of consensus has found for what it may have promised before.
+    pub(crate) async fn recall(&self, epoch: Epoch) -> Result<(), DiskError> {
+        self.promise(epoch).await?;
+        self.voter().recall(epoch);
         Ok(())
     }
 
@@ -127,10 +139,12 @@ mod tests {
             Desk::open(Arc::new(BootClock), disk, Duration::from_secs(1))
         };
         let desk = open().unwrap();
+        assert!(!desk.remembers(), "its disk may have been wiped");
         desk.promise(Epoch(7)).await.unwrap();
         desk.promise(Epoch(5)).await.unwrap();
         assert_eq!(desk.promised(), Epoch(7));
         let again = open().unwrap();
+        assert!(again.remembers());
         assert_eq!(again.promised(), Epoch(7));
         assert!(matches!(again.renew(Epoch(6), Duration::from_secs(1)), Grant::Refused { .. }));
         assert!(again.lease_left() > Duration::ZERO, "it may have granted a lease just before it stopped");

@@ -81,6 +81,9 @@ async fn renew_epoch(node: &Arc<Node>, epoch: Epoch) {
                     Some(Grant::Refused { promised }) => {
                         tracing::info!(%voter, %promised, %epoch, "the lease is refused: a newer epoch is promised");
                     }
+                    Some(Grant::Forgotten) => {
+                        tracing::info!(%voter, %epoch, "the lease is not renewed: the voter has lost its memory and asks consensus");
+                    }
                     None => {}
                 }
                 if let Some(until) = lease.until() {

@@ -34,6 +34,8 @@ pub enum Grant {
         /// The promise.
         promised: Epoch,
     },
+    /// It does not know what it has promised, and has not asked consensus yet.
+    Forgotten,
 }
 
 /// One voter's memory of promises and leases.
@@ -42,6 +44,8 @@ pub enum Grant {
 #[derive(Clone, Debug)]
 pub struct Voter {
     promised: Epoch,
+    /// It knows what it has promised: its disk says so, or consensus has.
+    remembers: bool,
     /// The latest epoch that it has renewed a lease for since it started.
     granted: Epoch,
     /// When the leases that it has granted since it started are over.
@@ -57,10 +61,14 @@ pub struct Voter {
 impl Voter {
     /// A voter that starts at `now` with the promise that it finds on its disk. It may have granted a lease of length
     /// `longest` just before, to any epoch.
+    ///
+    /// `None`: there is no promise on its disk. It is new, or its disk was wiped, and only consensus knows what it may have
+    /// promised (see [`Voter::recall`]).
     #[must_use]
-    pub fn restored(promised: Epoch, now: Moment, longest: Duration) -> Self {
+    pub fn restored(promised: Option<Epoch>, now: Moment, longest: Duration) -> Self {
         Self {
-            promised,
+            promised: promised.unwrap_or(Epoch::ZERO),
+            remembers: promised.is_some(),
             granted: Epoch::ZERO,
             lease_until: now,
             unknown_until: now + lease_for_voter(longest),
@@ -75,8 +83,24 @@ impl Voter {
         self.promised
     }
 
+    /// Does it know what it has promised? Until then it grants nothing, and its node neither seals nor follows.
+    #[must_use]
+    pub fn remembers(&self) -> bool {
+        self.remembers
+    }
+
+    /// A linearizable read of consensus, begun after it started, has found `epoch`. It can't have promised a newer one: an
+    /// epoch begins in consensus before anyone promises it. The caller writes it to disk first.
+    pub fn recall(&mut self, epoch: Epoch) {
+        self.promise(epoch);
+        self.remembers = true;
+    }
+
     /// The primary of `epoch` asks for its lease.
     pub fn renew(&mut self, epoch: Epoch, now: Moment, lease: Duration) -> Grant {
+        if !self.remembers {
+            return Grant::Forgotten;
+        }
         if self.promised > epoch {
             return Grant::Refused { promised: self.promised };
         }
@@ -134,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_promise_ends_older_leases_and_outlives_them() {
-        let mut v = Voter::restored(Epoch(2), at(0), LEASE);
+        let mut v = Voter::restored(Some(Epoch(2)), at(0), LEASE);
         assert_eq!(v.renew(Epoch(2), at(2000), LEASE), Grant::Granted);
         v.promise(Epoch(3));
         assert_eq!(v.renew(Epoch(2), at(2100), LEASE), Grant::Refused { promised: Epoch(3) });
@@ -144,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_voter_that_starts_assumes_the_longest_lease_and_no_release_shortens_it() {
-        let mut v = Voter::restored(Epoch(2), at(500), LEASE);
+        let mut v = Voter::restored(Some(Epoch(2)), at(500), LEASE);
         v.release(Epoch(9), at(600));
         assert!(v.lease_left(at(1500)) > Duration::ZERO);
         assert_eq!(v.lease_left(at(1510)), Duration::ZERO);
@@ -152,12 +176,22 @@ mod tests {
 
     #[test]
     fn a_release_frees_only_the_lease_of_its_own_epoch() {
-        let mut v = Voter::restored(Epoch(2), at(0), LEASE);
+        let mut v = Voter::restored(Some(Epoch(2)), at(0), LEASE);
         let _ = v.renew(Epoch(5), at(5000), LEASE);
         v.release(Epoch(4), at(5001));
         assert!(v.lease_left(at(5002)) > Duration::ZERO);
         v.release(Epoch(5), at(5003));
         assert_eq!(v.lease_left(at(5003)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_voter_without_a_promise_grants_nothing_before_it_has_asked() {
+        let mut v = Voter::restored(None, at(0), LEASE);
+        v.promise(Epoch(4));
+        assert_eq!(v.renew(Epoch(4), at(2000), LEASE), Grant::Forgotten);
+        v.recall(Epoch(5));
+        assert_eq!(v.renew(Epoch(4), at(2100), LEASE), Grant::Refused { promised: Epoch(5) });
+        assert_eq!(v.renew(Epoch(5), at(2200), LEASE), Grant::Granted);
     }
 
     #[test]

@@ -252,3 +252,13 @@ fn the_first_copy_is_made_once() {
     let old = [LoseData(1), LoseData(0), KillAgent(0), Start(0, 5), Tick(0), Rounds(40)];
     shows(Mutant::BootstrapFromOldView, EXACT, &[&ON_N2[..], &old].concat());
 }
+
+#[test]
+fn a_wiped_voter_asks_what_it_may_have_promised() {
+    // n1's clock is far too slow, so its database outlives the lease. n2 is elected with n3's seal; then n3's disk is wiped,
+    // its machine comes back with the state of the epoch before, copies n1's data and acknowledges for it.
+    let elected = [FreezePrimary, Until(Point::Elected), Wipe(2), Start(2, 0), Thaw];
+    let copied = [Tick(2); 6];
+    let acknowledged = [Write(0), Flush(0), Replicate(2, 9), Flush(2), DeliverAll, Rounds(10)];
+    shows(Mutant::WipedVoterDoesNotAsk, [-600_000, 0, 0], &[&elected[..], &copied, &acknowledged].concat());
+}

@@ -20,6 +20,9 @@ use crate::node::Node;
 /// How soon a turn that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// How long consensus may take to answer.
+const READ: Duration = Duration::from_secs(2);
+
 /// How soon a turn that waits for another node looks again.
 const SOON: Duration = Duration::from_millis(40);
 
@@ -50,6 +53,7 @@ fn engine(what: &'static str) -> impl FnOnce(EngineError) -> KeeperError {
 
 /// Keeps the database for ever.
 pub(crate) async fn keep_database(node: Arc<Node>) {
+    recall(&node).await;
     let mut changes = Changes::of(&node);
     loop {
         changes.seen();
@@ -89,6 +93,28 @@ pub(crate) async fn keep_database(node: Arc<Node>) {
     }
 }
 
+/// A node whose disk has no promise may have been wiped: it neither seals nor follows nor grants a lease before consensus
+/// has said what it may have promised.
+async fn recall(node: &Node) {
+    while !node.desk.remembers() {
+        node.note(|d| d.work = Some("asking consensus what it may have promised"));
+        let found = node.consensus.read(READ).await;
+        match found {
+            // An empty state is nobody's: the cluster has not been created yet, or this node has not joined.
+            Ok(state) if !state.members.is_empty() => match node.desk.recall(state.epoch).await {
+                Ok(()) => tracing::info!(epoch = %state.epoch, "no promise was on the disk: this epoch is promised"),
+                Err(error) => {
+                    let text = error_chain(&error);
+                    tracing::error!(error = text, "the promise can't be written");
+                    node.note(|d| d.problem = Some(text));
+                    tokio::time::sleep(AGAIN).await;
+                }
+            },
+            _ => tokio::time::sleep(SOON).await,
+        }
+    }
+}
+
 async fn take_turn(node: &Arc<Node>, goal: &Goal) -> Result<Turn, KeeperError> {
     match goal {
         Goal::Rest(why) => {
@@ -97,7 +123,7 @@ async fn take_turn(node: &Arc<Node>, goal: &Goal) -> Result<Turn, KeeperError> {
         }
         Goal::Bootstrap => {
             // A seed that lost its data may have an old view: only what consensus says now makes an empty copy the first.
-            let state = match node.consensus.read(Duration::from_secs(2)).await {
+            let state = match node.consensus.read(READ).await {
                 Ok(state) => state,
                 Err(error) => {
                     tracing::info!(%error, "the first copy waits for consensus");

@@ -17,12 +17,13 @@ impl World {
         let in_place = self.is(Mutant::PrimaryRestartedInPlace);
         let node = &mut self.nodes[i];
         let view = node.seen.saturating_sub(back).max(node.joined.unwrap_or(0));
+        let promise = Some(node.promise).filter(|_| node.joined.is_some());
         let led = match &node.db {
             Db::Primary(p) if in_place => Some(p.epoch),
             _ => None,
         };
         node.agent = Some(Agent {
-            voter: Voter::restored(node.promise, now, Duration::from_millis(longest)),
+            voter: Voter::restored(promise, now, Duration::from_millis(longest)),
             view,
             lease: None,
             sealed: None,
@@ -99,11 +100,21 @@ impl World {
         if !self.has_quorum(i) {
             return;
         }
+        if self.is(Mutant::WipedVoterDoesNotAsk) {
+            // It has caught up to the epoch before.
+            let epoch = self.latest().epoch;
+            let old = self.states.iter().rposition(|s| s.is_open() && s.epoch < epoch).unwrap_or(0);
+            self.nodes[i].joined = Some(old);
+            self.agent(i).view = old;
+            self.agent(i).voter.recall(Epoch::ZERO);
+            return;
+        }
         let latest = self.states.len() - 1;
         self.nodes[i].joined = Some(latest);
         self.agent(i).view = latest;
         let epoch = self.latest().epoch;
-        self.promise(i, epoch);
+        self.nodes[i].promise = epoch;
+        self.agent(i).voter.recall(epoch);
     }
 
     fn fence(&mut self, i: usize, state: &trine_protocol::ClusterState) -> bool {

@@ -176,9 +176,8 @@ impl World {
             }
             Message::Renew { from, to, epoch, sent } if reach(from, to) => {
                 let now = self.now(to);
-                let unjoined = self.nodes[to].joined.is_none();
                 let sent = if self.is(Mutant::LeaseFromTheAnswer) { None } else { Some(sent) };
-                let Some(agent) = self.nodes[to].agent.as_mut().filter(|_| !unjoined) else { return };
+                let Some(agent) = self.nodes[to].agent.as_mut() else { return };
                 let grant = agent.voter.renew(epoch, now, Duration::from_millis(LEASE_MS));
                 let sent = sent.unwrap_or(trine_protocol::Moment::ZERO);
                 self.send(Message::Granted { from: to, to: from, epoch, sent, grant });

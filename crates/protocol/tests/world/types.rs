@@ -151,6 +151,7 @@ pub(crate) enum Mutant {
     AcksBeforeFlush,
     NoRebuildWhenStuck,
     BootstrapFromOldView,
+    WipedVoterDoesNotAsk,
 }
 
 /// How a world begins.
