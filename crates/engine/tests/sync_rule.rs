@@ -43,6 +43,21 @@ async fn a_barrier_waits_for_a_standby_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_barrier_from_before_a_change_of_the_rule_is_not_joined() {
+    let cluster = Cluster::new();
+    let (n1, n2, n3) = (cluster.primary("n1").await, cluster.node("n2"), cluster.node("n3"));
+    n1.engine.set_sync(&any(1, &[&n2])).await.unwrap();
+    assert!(hangs(n1.engine.barrier(Epoch(2))).await);
+    // There and back: what n3 alone has acknowledged between is not behind the first barrier.
+    n1.engine.set_sync(&any(1, &[&n3])).await.unwrap();
+    n1.engine.set_sync(&any(1, &[&n2])).await.unwrap();
+    assert!(hangs(n1.engine.barrier(Epoch(2))).await);
+    // The second marks the same row, so it waits for the first.
+    let second = "select count(*) from pg_stat_activity where wait_event = 'transactionid'";
+    assert_eq!(n1.sql(second).await.unwrap(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_counts_only_when_every_process_has_it() {
     let cluster = Cluster::new();
     let (n1, n2, n3) = (cluster.primary("n1").await, cluster.node("n2"), cluster.node("n3"));

@@ -110,6 +110,8 @@ struct Postgres {
     found: Mutex<Option<Binaries>>,
     probe: Mutex<inspect::Probe>,
     barrier: Mutex<Option<sync::Pending>>,
+    /// How often the sync rule has changed.
+    changes: AtomicU64,
     /// How long the database's log was when it was last told whom to follow.
     log_mark: AtomicU64,
 }
@@ -139,6 +141,7 @@ impl PostgresEngine {
             found: Mutex::new(None),
             probe: Mutex::new(inspect::Probe::default()),
             barrier: Mutex::new(None),
+            changes: AtomicU64::new(0),
             log_mark: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner), threads: Arc::new(Threads::start()?) })

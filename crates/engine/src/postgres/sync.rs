@@ -1,5 +1,6 @@
 //! The sync rule in the running database, and the commit that proves it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Pending {
     epoch: Epoch,
     database: u32,
-    /// Under which setting it began: one of another rule proves nothing about this one.
-    setting: SyncSetting,
+    /// After how many changes of the setting it began: one that began before the latest proves nothing about what was
+    /// acknowledged between, even where that change has led back to the same setting.
+    changes: u64,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
@@ -72,6 +74,9 @@ impl Postgres {
         let passing = now.passing || *setting == SyncSetting::Alone;
         let settled = now.settled && now.sync == *setting;
         let live = Live { sync: setting.clone(), settled, passing, ..now };
+        if !settled {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
         self.write_live(&live)?;
         self.reload()?;
         let names = sync_names(setting);
@@ -156,17 +161,17 @@ impl Postgres {
     /// The barrier that is under way for this epoch and rule, or a new one. It goes on when nobody waits: its commit can't
     /// be taken back, and a second one would only queue up behind it.
     fn join_barrier(self: &Arc<Self>, epoch: Epoch, database: u32) -> watch::Receiver<Option<Outcome>> {
-        let setting = self.live().sync;
+        let changes = self.changes.load(Ordering::SeqCst);
         let mut slot = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(p) = slot.as_ref()
-            && (p.epoch, p.database, &p.setting) == (epoch, database, &setting)
+            && (p.epoch, p.database, p.changes) == (epoch, database, changes)
             && p.outcome.borrow().is_none()
             && p.outcome.has_changed().is_ok()
         {
             return p.outcome.clone();
         }
         let (tell, outcome) = watch::channel(None);
-        *slot = Some(Pending { epoch, database, setting, outcome: outcome.clone() });
+        *slot = Some(Pending { epoch, database, changes, outcome: outcome.clone() });
         drop(slot);
         let this = Arc::clone(self);
         tokio::spawn(async move {
