@@ -13,7 +13,7 @@ use crate::digest::{Account, Digest};
 use crate::node::Node;
 
 /// How often it looks at the state when no account comes in.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// An account older than this is of a node that is not heard any more.
 const HEARD: Duration = Duration::from_millis(1500);

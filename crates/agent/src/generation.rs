@@ -13,8 +13,11 @@ use crate::node::Node;
 /// The state file of a reform that has begun.
 const FILE: &str = "reform.json";
 
-/// How often the other nodes are asked which group they are of.
+/// How often the other nodes are asked which group they are of, by a node whose group has no leader.
 const ASK: Duration = Duration::from_millis(500);
+
+/// And by one whose group has.
+const ASK_SELDOM: Duration = Duration::from_secs(2);
 
 /// Why the agent starts anew, from within.
 #[derive(Debug, Clone)]
@@ -90,7 +93,8 @@ pub(crate) async fn keep_asking(node: Arc<Node>) {
             }
         }
         readmit(&node).await;
-        tokio::time::sleep(ASK).await;
+        let led = node.consensus.leader().borrow().is_some();
+        tokio::time::sleep(if led { ASK_SELDOM } else { ASK }).await;
     }
 }
 

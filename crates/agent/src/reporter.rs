@@ -13,8 +13,11 @@ use crate::digest::{Account, Digest};
 use crate::lease::fence;
 use crate::node::{Doing, Node, copy_of};
 
-/// How often a node tells that nothing has changed.
+/// How often a node tells that nothing has changed, while something is wrong or under way.
 const BEAT: Duration = Duration::from_millis(100);
+
+/// And while all is well. Two of them are within the age at which the controller holds a report for old.
+const CALM_BEAT: Duration = Duration::from_millis(200);
 
 /// How often the database is looked at when nothing happens.
 const LOOK: Duration = Duration::from_millis(250);
@@ -47,11 +50,9 @@ pub(crate) async fn keep_looking(node: Arc<Node>) {
 
 /// Tells the controller for ever.
 pub(crate) async fn keep_reporting(node: Arc<Node>) {
-    let mut beat = interval(BEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = beat.tick() => {}
+            () = sleep(until_news(&node)) => {}
             () = node.tell.notified() => {}
         }
         let leader = node.consensus.leader().borrow().clone();
@@ -74,6 +75,23 @@ pub(crate) async fn keep_reporting(node: Arc<Node>) {
             None => {}
         }
     }
+}
+
+/// When this node has something to tell next by the mere passing of time.
+fn until_news(node: &Node) -> Duration {
+    let state = node.state();
+    let streams = || node.seen.borrow().streaming || node.serving.epoch().is_some();
+    let calm = state.held().is_some_and(|h| h.opened && h.leaving.is_none() && h.pending.is_empty()) && streams();
+    let mut next = if calm { CALM_BEAT } else { BEAT };
+    // The primary has been silent for too long from then on.
+    let suspect = Duration::from_millis(state.settings.suspect_ms);
+    next = next.min(suspect.checked_sub(node.desk.silence()).unwrap_or(next));
+    // The leases that it has granted are over, which an election waits for.
+    let left = node.desk.lease_left();
+    if node.doing.borrow().sealed.is_some() && !left.is_zero() {
+        next = next.min(left);
+    }
+    next
 }
 
 fn take_digest(node: &Node, mut digest: Digest) {
