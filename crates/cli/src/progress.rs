@@ -93,6 +93,7 @@ impl Progress {
 pub(crate) fn doing(node: &NodeStatus) -> String {
     let role = if node.role == Role::None { String::new() } else { format!("{}, ", node.role) };
     let base = match &node.progress {
+        Some(p) if p.what.is_empty() => "about to copy".to_owned(),
         Some(p) => p.what.clone(),
         None => format!("{role}{}", node.state),
     };

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+pub use trine_protocol::SyncSetting;
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
 pub use error::EngineError;
@@ -225,23 +226,6 @@ pub enum Followed {
     Diverged(String),
     /// The upstream has no longer what this copy needs next: clone.
     TooFarBehind(String),
-}
-
-/// The engine's part of a sync rule.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SyncSetting {
-    /// Commits wait: nobody can acknowledge them. How a database starts.
-    Wait,
-    /// The primary's own disk is enough.
-    Alone,
-    /// A commit is acknowledged once `acks` of `standbys` have it durably.
-    Any {
-        /// How many, at least 1.
-        acks: usize,
-        /// Of whom.
-        standbys: BTreeSet<NodeName>,
-    },
 }
 
 /// How far a long operation is.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::command::{Durability, Wish};
 use crate::controller::NOT_OPEN;
 use crate::report::{Copy, Repair};
@@ -48,18 +50,19 @@ pub enum Goal {
     },
 }
 
-/// What a commit waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The engine's part of a sync rule: what a commit waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SyncSetting {
-    /// For ever: nobody can acknowledge.
+    /// For ever: nobody can acknowledge. How a database starts.
     Wait,
     /// For the primary's own disk.
     Alone,
-    /// For standbys.
+    /// Until `acks` of `standbys` have it durably.
     Any {
-        /// How many.
+        /// How many, at least 1.
         acks: usize,
-        /// Of which.
+        /// Of whom.
         standbys: BTreeSet<NodeName>,
     },
 }

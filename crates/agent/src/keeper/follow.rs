@@ -191,6 +191,8 @@ async fn rebuild(
     upstream: &Upstream,
     history: &History,
 ) -> Result<Turn, KeeperError> {
+    // What is there is of the copy before.
+    node.progress.send_replace(trine_engine::Progress::default());
     node.note(|d| {
         d.work = Some("copying the primary's data");
         d.needs = Some(Repair::Rebuild);

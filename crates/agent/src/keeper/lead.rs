@@ -43,8 +43,7 @@ pub(super) async fn lead(
             return Ok(Turn::Soon);
         }
     }
-    let setting = setting_of(sync);
-    node.engine.set_sync(&setting).await.map_err(engine("can't set the sync rule"))?;
+    node.engine.set_sync(sync).await.map_err(engine("can't set the sync rule"))?;
     if !barrier {
         return Ok(Turn::Reached);
     }
@@ -90,7 +89,7 @@ async fn become_primary(node: &Arc<Node>, epoch: Epoch, sync: &SyncSetting) -> b
     };
     let members: BTreeSet<NodeName> = node.state().members.keys().cloned().collect();
     // The rule is set while it is still a standby, so no commit is ever without one.
-    if let Err(error) = node.engine.set_sync(&setting_of(sync)).await {
+    if let Err(error) = node.engine.set_sync(sync).await {
         give_up(node, epoch, &format!("the sync rule can't be set: {}", error.chain()));
         return false;
     }
@@ -153,15 +152,4 @@ pub(super) async fn leave(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, Keeper
     tracing::info!(%epoch, ?drained, took = ?started.elapsed(), "left: the database has stopped");
     release(node, epoch).await;
     Ok(Turn::Reached)
-}
-
-/// The engine's word for it.
-pub(crate) fn setting_of(sync: &SyncSetting) -> trine_engine::SyncSetting {
-    match sync {
-        SyncSetting::Wait => trine_engine::SyncSetting::Wait,
-        SyncSetting::Alone => trine_engine::SyncSetting::Alone,
-        SyncSetting::Any { acks, standbys } => {
-            trine_engine::SyncSetting::Any { acks: *acks, standbys: standbys.clone() }
-        }
-    }
 }
