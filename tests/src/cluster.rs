@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
+use crate::disks::{DiskKind, OwnDisk};
 use crate::namespace::{self, Namespace, Switch};
 use crate::process::{self, Process};
 use crate::sql::{Secrets, Sql};
@@ -38,15 +39,15 @@ pub struct Options {
     pub set: Vec<String>,
     /// Priorities of n1, n2, n3 (only in [`Form::Network`]).
     pub priorities: Option<[u32; 3]>,
-    /// A node whose directory is a file system of its own, with this many MiB (only in [`Form::Network`]).
-    pub small_disk: Option<(&'static str, u32)>,
+    /// A node whose directory is a file system of its own (only in [`Form::Network`]).
+    pub disk: Option<(&'static str, DiskKind)>,
 }
 
 impl Options {
     /// Three nodes by `trine local up`.
     #[must_use]
     pub fn local() -> Self {
-        Self { form: Form::Local, set: Vec::new(), priorities: None, small_disk: None }
+        Self { form: Form::Local, set: Vec::new(), priorities: None, disk: None }
     }
 
     /// Three nodes in networks of their own.
@@ -103,7 +104,7 @@ pub struct Cluster {
     trine: PathBuf,
     nodes: Vec<Node>,
     network: Network,
-    mounts: Vec<PathBuf>,
+    disk: Option<OwnDisk>,
     keep: bool,
     /// Whose API is asked; empty: as the command line chooses.
     asked: Mutex<Vec<String>>,
@@ -217,25 +218,15 @@ impl Cluster {
             trine,
             nodes,
             network,
-            mounts: Vec::new(),
+            disk: None,
             keep: false,
             asked: Mutex::default(),
             newest_epoch: AtomicU64::new(0),
         };
-        if let Some((node, mib)) = options.small_disk {
-            cluster.mount_small(node, mib)?;
+        if let Some((node, kind)) = options.disk {
+            cluster.disk = Some(OwnDisk::mount(kind, &cluster.node(node).dir)?);
         }
         Ok(cluster)
-    }
-
-    fn mount_small(&mut self, node: &str, mib: u32) -> Result<()> {
-        let at = self.node(node).dir.clone();
-        fs::create_dir_all(&at)?;
-        namespace::run(
-            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "trinetest"]).arg(&at),
-        )?;
-        self.mounts.push(at);
-        Ok(())
     }
 
     fn local_up(&self, options: &Options) -> Result<()> {
@@ -612,13 +603,13 @@ impl Cluster {
         c.stdin(Stdio::null()).output().with_context(|| format!("running {c:?}"))
     }
 
-    /// Gives a node's own file system (of [`Options::small_disk`]) another size.
+    /// The file system of [`Options::disk`].
     ///
-    /// # Errors
-    /// The system refuses.
-    pub fn resize_disk(&self, node: &str, mib: u32) -> Result<()> {
-        let mut c = Command::new("mount");
-        namespace::run(c.args(["-o", &format!("remount,size={mib}m")]).arg(&self.node(node).dir)).map(drop)
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn disk(&self) -> &OwnDisk {
+        self.disk.as_ref().expect("a node with a file system of its own: Options::disk")
     }
 
     // --- the end
@@ -667,6 +658,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if let Some(disk) = &self.disk {
+            // What waits for it can't be killed.
+            let _ = disk.thaw();
+        }
         for n in &self.nodes {
             let _ = self.signal_node(&n.name, Signal::CONT);
         }
@@ -676,9 +671,7 @@ impl Drop for Cluster {
             Network::One(ns) => ns.kill_all(),
             Network::Switched(_) => {}
         }
-        for at in &self.mounts {
-            let _ = namespace::run(Command::new("umount").arg("-l").arg(at));
-        }
+        drop(self.disk.take());
         if !self.keep && std::env::var_os("TRINE_TEST_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);
         }

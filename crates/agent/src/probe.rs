@@ -10,7 +10,7 @@ use crate::lease::fence;
 use crate::node::Node;
 
 /// How often a small file is written, durably.
-const EVERY: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_secs(1);
 
 /// A write that takes so long is a hung disk. A busy one takes tenths of a second.
 const HUNG: Duration = Duration::from_secs(5);
