@@ -4,7 +4,9 @@
 mod clock;
 mod disk;
 mod network;
+mod plain;
 
 pub use clock::{BootClock, Clock};
 pub use disk::{Disk, DiskError, FileDisk};
 pub use network::{BoxStream, Listener, Network, Stream, TcpNetwork};
+pub use plain::plain;
