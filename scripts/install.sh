@@ -30,6 +30,7 @@ package() {
         ip)        apt=iproute2   dnf=iproute      apk=iproute2   pacman=iproute2 ;;
         iptables)  apt=iptables   dnf=iptables-nft apk=iptables   pacman=iptables ;;
         util)      apt=util-linux dnf=util-linux   apk=util-linux pacman=util-linux ;;
+        ext4)      apt=e2fsprogs  dnf=e2fsprogs    apk=e2fsprogs  pacman=e2fsprogs ;;
         haproxy)   apt=haproxy    dnf=haproxy      apk=haproxy    pacman=haproxy ;;
         cc)        apt=gcc        dnf=gcc          apk="gcc musl-dev" pacman=gcc ;;
         *) die "no package is known for $1" ;;
@@ -51,7 +52,8 @@ for what in "$@"; do
         tests|bench)
             have ip || need ip
             have iptables || need iptables
-            if ! have nsenter || ! have setpriv || ! have unshare; then need util; fi
+            if ! have nsenter || ! have setpriv || ! have unshare || ! have fsfreeze; then need util; fi
+            have mkfs.ext4 || need ext4
             if [ "$what" = bench ]; then have haproxy || need haproxy; fi
             ;;
         *) die "install.sh knows postgres, tests and bench, not $what" ;;

@@ -13,6 +13,7 @@
 
 pub mod checks;
 pub mod cluster;
+pub mod disks;
 pub mod ledger;
 pub mod namespace;
 pub mod postgres;
@@ -24,6 +25,7 @@ pub mod wait;
 pub mod writer;
 
 pub use cluster::{Cluster, Form, Options};
+pub use disks::DiskKind;
 pub use ledger::{Ack, Report};
 pub use scenario::{Scenario, Writer, scenario};
 pub use status::{NodeStatus, Status};

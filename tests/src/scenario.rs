@@ -202,8 +202,11 @@ fn sweep_dirs() {
         let maker = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split('-').next()?.parse().ok());
         if let Some(maker) = maker
             && !crate::process::Process::alive(maker)
-            && !path.join("failed").exists()
         {
+            crate::disks::sweep(&path);
+            if path.join("failed").exists() {
+                continue;
+            }
             let _ = std::fs::remove_dir_all(path);
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use trine_tests::scenario::alone;
-use trine_tests::{Cluster, Options, Scenario, namespace, postgres, scenario, wait_until};
+use trine_tests::{Cluster, DiskKind, Options, Scenario, namespace, postgres, scenario, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 const FAILED: i32 = 1;
@@ -228,7 +228,7 @@ fn data_of_a_newer_major_version_is_left_alone() {
 /// there is room.
 #[test]
 fn full_disk_while_cloning() {
-    let options = Options { small_disk: Some(("n3", 1024)), ..Options::network() };
+    let options = Options { disk: Some(("n3", DiskKind::Small(1024))), ..Options::network() };
     scenario("full-disk", &options, |s| {
         let writer = s.writer()?;
         if s.cluster.primary()? == "n3" {
@@ -240,10 +240,10 @@ fn full_disk_while_cloning() {
         fs::remove_dir_all(dir.join("data"))?;
         let kept: u64 = contents(dir).values().map(|c| c.0).sum::<u64>() / (1 << 20);
         let kept = u32::try_from(kept)?;
-        s.cluster.resize_disk("n3", kept + 4)?;
+        s.cluster.disk().resize(kept + 4)?;
         s.cluster.start_node("n3")?;
         for more in [4, 16, 32] {
-            s.cluster.resize_disk("n3", kept + more)?;
+            s.cluster.disk().resize(kept + more)?;
             let told = s.cluster.wait_status("the full disk to be reported", SOON, |s| {
                 let problem = s.node("n3").and_then(|n| n.problem.clone()).unwrap_or_default().to_lowercase();
                 problem.contains("full") || problem.contains("no space")
@@ -251,7 +251,7 @@ fn full_disk_while_cloning() {
             ensure!(told.primary.is_some(), "a full disk on a standby cost the primary");
             writer.wait_acked(20)?;
         }
-        s.cluster.resize_disk("n3", 2048)
+        s.cluster.disk().resize(2048)
     });
 }
 

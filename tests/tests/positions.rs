@@ -172,6 +172,13 @@ fn primary_and_a_standby_lost_is_refused_until_a_person_accepts_it() {
         ensure!(refused.status.code() == Some(3), "refused for safety is exit 3, this was {}", refused.status);
         let now = s.cluster.status()?;
         ensure!(now.health == "unavailable", "it opened without a person's word: {now:?}");
+        let asked = s.cluster.trine(&["failover", "--to", "n3", "--accept-data-loss"])?;
+        ensure!(asked.status.code() == Some(3), "without a person's word it is refused: {}", asked.status);
+        let told = String::from_utf8_lossy(&asked.stderr);
+        ensure!(
+            told.contains("furthest that was ever reported") && told.contains("s of commits"),
+            "the estimate says nothing of what n1 had: {told}"
+        );
         let o = s.cluster.trine_ok(&["failover", "--to", "n3", "--accept-data-loss", "--yes"])?;
         println!("two-lost: {o}");
         let now = s.cluster.wait_new_primary(status.epoch)?;

@@ -83,6 +83,8 @@ fn the_stale_node_returns_first_and_waits() {
         s.cluster.start_node(stale)?;
         agent_back(s, stale)?;
         closed(s, &dsn, stale)?;
+        let refused = s.cluster.trine(&["failover", "--timeout", "10"])?;
+        ensure!(refused.status.code() == Some(3), "without a majority it is refused for safety: {refused:?}");
         // With the one that has everything there is a majority, and only that one can lead it.
         s.cluster.start_node(good)?;
         let now = s.cluster.wait_new_primary(status.epoch)?;

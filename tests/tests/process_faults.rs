@@ -69,7 +69,13 @@ fn node_lost_and_back() {
             let status = s.cluster.wait_new_primary(epoch)?;
             ensure!(status.primary.as_deref() != Some(&primary), "a killed node leads");
             writer.wait_acked(100)?;
-            s.cluster.start_node(&primary)
+            // Its log has grown large meanwhile: the new agent begins another one.
+            let log = s.cluster.node(&primary).dir.join("log/agent.log");
+            fs::File::options().write(true).open(&log)?.set_len((16 << 20) + 1)?;
+            s.cluster.start_node(&primary)?;
+            ensure!(fs::metadata(&log)?.len() < 16 << 20, "{} goes on growing", log.display());
+            ensure!(log.with_file_name("agent.log.1").is_file(), "the old log is gone");
+            Ok(())
         },
         |s, _| checks::amcheck(&s.cluster),
     );

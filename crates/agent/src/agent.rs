@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -140,6 +140,7 @@ pub async fn start(
         seen: watch::channel(Inspection::of(DataCopy::Missing, Process::Stopped)).0,
         doing: watch::channel(Doing::default()).0,
         digest: watch::channel(Digest::default()).0,
+        known: Mutex::default(),
         progress: watch::channel(trine_engine::Progress::default()).0,
         restart: watch::channel(None).0,
         look: Notify::new(),

@@ -16,6 +16,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trine_protocol::NodeName;
 
+pub use trine_protocol::Durability;
+
 pub use secrets::{SECRETS_FILE, Secrets};
 
 /// The name of the configuration file in a node's folder.
@@ -140,17 +142,6 @@ pub struct SyncConfig {
     pub durability: Durability,
     /// With [`Durability::Available`]: how long the primary waits before it goes on alone. 10 s by default.
     pub grace: Duration,
-}
-
-/// What a primary does without enough standbys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// Commits wait.
-    #[default]
-    Strict,
-    /// After the grace it goes on alone, and nobody else can be elected until a standby has caught up.
-    Available,
 }
 
 /// How soon a failure is noticed.

@@ -8,7 +8,9 @@ use trine_api::{
     Accepted, Control, Endpoints, EventView, Health, NodeState, NodeStatus, Refused, Request, RequestState,
     RequestStatus, Role, Status, SyncStatus, Uris,
 };
-use trine_protocol::{Change, ClusterState, Event, Moment, NodeName, Outcome, SyncSetting, Wish, sync_setting};
+use trine_protocol::{
+    Change, ClusterState, Event, Moment, NO_PRIMARY, NodeName, Outcome, SyncSetting, Wish, sync_setting,
+};
 
 use crate::config::Member;
 use crate::digest::Digest;
@@ -51,42 +53,66 @@ impl Control for NodeControl {
     }
 
     async fn request(&self, request: Request) -> Result<Accepted, Refused> {
-        let state = self.0.state();
+        let node = &self.0;
+        let state = node.state();
         if state.members.is_empty() {
             return Err(Refused::failed("this node has not joined the cluster yet: see its log/agent.log"));
         }
-        let change = match request {
-            Request::Switchover { to } => {
-                let to = known(&state, to)?;
-                if to.as_ref() != state.primary() {
-                    self.prepare_switchover(&state, to.as_ref()).await?;
-                }
-                Change::Ask(Wish::Switchover { to })
+        let wish = match request {
+            Request::Switchover { to } => Wish::Switchover { to: known(&state, to)? },
+            Request::Failover { to } => Wish::Failover { to: known(&state, to)?, accept_loss: false },
+            Request::Rebuild { node: whose } => {
+                Wish::Rebuild { node: known(&state, Some(whose.clone()))?.unwrap_or(whose) }
             }
-            Request::Failover { to } => Change::Ask(Wish::Failover { to: known(&state, to)?, accept_loss: false }),
-            Request::Rebuild { node } => {
-                let node = known(&state, Some(node.clone()))?.unwrap_or(node);
-                Change::Ask(Wish::Rebuild { node })
-            }
-            Request::Pause { reason } => Change::Pause { reason },
-            Request::Resume => Change::Resume,
+            Request::Pause { reason } => return change(node, Change::Pause { reason }).await.map(|_| taken(None)),
+            Request::Resume => return change(node, Change::Resume).await.map(|_| taken(None)),
             Request::Replace { node } => return self.replace(&state, node).await,
-            Request::AcceptDataLoss { node, confirm } => {
-                return crate::loss::accept(&self.0, node, confirm).await;
-            }
+            Request::AcceptDataLoss { node: to, confirm } => return crate::loss::accept(node, to, confirm).await,
         };
-        let asks = matches!(change, Change::Ask(_));
-        match self.0.propose(change).await {
-            Some(Outcome::Applied(number)) => {
-                Ok(Accepted { request: asks.then_some(number), message: "taken".to_owned(), estimate: None })
+        // What is asked for is decided on what is so now, and is refused when that has changed by the time it arrives.
+        let state = present(node).await?;
+        match &wish {
+            Wish::Switchover { to } if to.as_ref() != state.primary() => {
+                self.prepare_switchover(&state, to.as_ref()).await?;
             }
-            Some(Outcome::Refused(why)) => Err(Refused::failed(why)),
-            None => Err(Refused::failed(
-                "no majority of the voters answers, so nothing can be decided: bring another node back first",
-            )),
+            Wish::Failover { .. } if state.held().is_none() => {
+                if let Some(alarm) = state.alarms.get(NO_PRIMARY) {
+                    return Err(Refused::not_safe(format!(
+                        "{alarm}. Bring those nodes back; if they are gone for good: trine failover --accept-data-loss"
+                    )));
+                }
+            }
+            _ => {}
         }
+        change(node, state.asking(wish)).await.map(|number| taken(Some(number)))
     }
 }
+
+/// The replicated state as consensus has it now.
+pub(crate) async fn present(node: &Node) -> Result<Arc<ClusterState>, Refused> {
+    node.consensus.read(PRESENT).await.map_err(|error| {
+        tracing::info!(%error, "consensus did not answer");
+        Refused::no_majority("too few voters answer, so nothing can be decided safely, and nothing was changed")
+    })
+}
+
+/// Proposes it, for a person; the number of the latest request.
+pub(crate) async fn change(node: &Node, change: Change) -> Result<u64, Refused> {
+    match node.propose(change).await {
+        Some(Outcome::Applied(number)) => Ok(number),
+        Some(Outcome::Refused(why)) => Err(Refused::failed(why)),
+        None => Err(Refused::no_majority(
+            "too few voters answer; whether it was taken is not known, `trine events` shows it once they are back",
+        )),
+    }
+}
+
+fn taken(request: Option<u64>) -> Accepted {
+    Accepted { request, message: "taken".to_owned(), estimate: None }
+}
+
+/// How long consensus may take to tell the present state.
+const PRESENT: Duration = Duration::from_secs(3);
 
 /// How long a primary may write its dirty pages before a switchover is begun all the same.
 const PREPARE: Duration = Duration::from_secs(20);

@@ -23,6 +23,7 @@ mod digest;
 mod errors;
 mod generation;
 mod keeper;
+mod known;
 mod lease;
 mod loss;
 mod node;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use trine_api::{Accepted, LossEstimate, Refused};
-use trine_protocol::{Change, NodeName, Outcome, Position, Reign, Wish};
+use trine_protocol::{Moment, NodeName, Position, Reign, Wish};
 
+use crate::control::{change, present};
 use crate::generation::Restart;
+use crate::known::Known;
 use crate::node::Node;
 
 /// Estimates, and with `confirm` asks for the election.
@@ -27,18 +29,7 @@ pub(crate) async fn accept(node: &Arc<Node>, to: Option<NodeName>, confirm: bool
     let Some((winner, position)) = best else {
         return Err(Refused::failed("no node that answers has a copy of the data"));
     };
-    let show = |p: Position| format!("epoch {} at {:X}/{:08X}", p.epoch, p.offset >> 32, p.offset & 0xFFFF_FFFF);
-    let estimate = LossEstimate {
-        node: winner.clone(),
-        position: show(position),
-        furthest_known: None,
-        lost_bytes: None,
-        lost_seconds: None,
-        text: format!(
-            "{winner} would lead with data up to {}. Commits that only nodes that do not answer have are lost for good",
-            show(position)
-        ),
-    };
+    let estimate = estimate(&node.known(), winner.clone(), position, node.clock.now());
     if !confirm {
         return Ok(Accepted { request: None, message: estimate.text.clone(), estimate: Some(estimate) });
     }
@@ -55,11 +46,71 @@ pub(crate) async fn accept(node: &Arc<Node>, to: Option<NodeName>, confirm: bool
         );
         return Ok(Accepted { request: None, message, estimate: Some(estimate) });
     }
-    match node.propose(Change::Ask(Wish::Failover { to, accept_loss: true })).await {
-        Some(Outcome::Applied(number)) => {
-            Ok(Accepted { request: Some(number), message: "taken".to_owned(), estimate: Some(estimate) })
+    let asked = present(node).await?.asking(Wish::Failover { to, accept_loss: true });
+    let number = change(node, asked).await?;
+    Ok(Accepted { request: Some(number), message: "taken".to_owned(), estimate: Some(estimate) })
+}
+
+/// What would be lost if `winner`, whose data reaches `position`, led now.
+fn estimate(known: &Known, winner: NodeName, position: Position, now: Moment) -> LossEstimate {
+    let furthest = known.furthest();
+    let behind = known.behind(position, now);
+    // Of another epoch's log at least this much; how much of its own end `winner` would lose as well nobody knows.
+    let bytes = furthest.map(|f| f.position.offset.saturating_sub(position.offset));
+    let bytes = bytes.filter(|b| *b > 0 || furthest.is_some_and(|f| f.position <= position));
+    let mut text = format!("{winner} would lead with data up to {position}. ");
+    if let Some(told) = furthest.filter(|f| f.position > position) {
+        let ago = now.since(told.at).as_secs();
+        text.push_str(&format!("{} told {ago} s ago that its data reaches {}. ", told.node, told.position));
+    }
+    text.push_str("Commits that only nodes that do not answer have are lost for good");
+    LossEstimate {
+        node: winner,
+        position: position.to_string(),
+        furthest_known: furthest.map(|f| f.position.to_string()),
+        lost_bytes: bytes,
+        lost_seconds: behind.map(|b| b.as_secs_f64()),
+        text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trine_protocol::Epoch;
+
+    use super::*;
+
+    fn name(i: u8) -> NodeName {
+        format!("n{i}").parse().unwrap()
+    }
+
+    fn position(epoch: u64, offset: u64) -> Position {
+        Position { epoch: Epoch(epoch), offset }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn what_would_be_lost_as_far_as_it_is_known() {
+        let mut known = Known::default();
+        let told = estimate(&known, name(3), position(4, 0x100), at(9));
+        assert_eq!((told.furthest_known, told.lost_bytes, told.lost_seconds), (None, None, None));
+        for (second, offset) in [(1, 0x100), (2, 0x180), (3, 0x200)] {
+            known.hear(Some(&name(1)), [(&name(1), position(4, offset))].into_iter(), at(second));
         }
-        Some(Outcome::Refused(why)) => Err(Refused::failed(why)),
-        None => Err(Refused::failed("no majority of the voters answers, so nothing can be decided")),
+        let told = estimate(&known, name(3), position(4, 0x100), at(9));
+        assert_eq!(told.furthest_known.as_deref(), Some("epoch 4 at 0/00000200"));
+        assert_eq!((told.lost_bytes, told.lost_seconds), (Some(0x100), Some(8.0)));
+        for word in ["n3", "epoch 4 at 0/00000100", "n1", "6 s ago", "epoch 4 at 0/00000200"] {
+            assert!(told.text.contains(word), "{word:?} is missing: {}", told.text);
+        }
+        // It has all that was ever told of.
+        let told = estimate(&known, name(2), position(4, 0x200), at(9));
+        assert_eq!((told.lost_bytes, told.lost_seconds), (Some(0), Some(6.0)));
+        // Its log went its own way, in an older epoch.
+        let told = estimate(&known, name(2), position(3, 0x900), at(9));
+        assert_eq!((told.lost_bytes, told.lost_seconds), (None, None));
     }
 }

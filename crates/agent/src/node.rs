@@ -1,7 +1,7 @@
 //! What the tasks of one agent share.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -20,6 +20,7 @@ use crate::config::{Config, Secrets};
 use crate::desk::Desk;
 use crate::digest::Digest;
 use crate::generation::Restart;
+use crate::known::Known;
 use crate::routes::Routes;
 use crate::serving::Serving;
 
@@ -50,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) doing: watch::Sender<Doing>,
     /// What the controller last told of all nodes.
     pub(crate) digest: watch::Sender<Digest>,
+    /// How far the data was ever told to reach.
+    pub(crate) known: Mutex<Known>,
     /// Where the copy under way stands.
     pub(crate) progress: watch::Sender<Progress>,
     /// The agent has to start anew.
@@ -93,6 +96,11 @@ impl Node {
     /// This node's name.
     pub(crate) fn me(&self) -> &NodeName {
         &self.config.node
+    }
+
+    /// How far the data was ever told to reach.
+    pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The replicated state as applied here.

@@ -10,7 +10,7 @@ use crate::lease::fence;
 use crate::node::Node;
 
 /// How often a small file is written, durably.
-const EVERY: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_secs(1);
 
 /// A write that takes so long is a hung disk. A busy one takes tenths of a second.
 const HUNG: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(crate) async fn keep_probing(node: Arc<Node>, disk: Arc<dyn Disk>) {
                 () = sleep(HUNG) => {
                     let leading = node.doing.borrow().leading;
                     if let Some(epoch) = leading {
-                        fence(&node, epoch, &format!("its disk has not finished a small write for {:?}", began.elapsed()));
+                        fence(&node, epoch, &format!("its disk has not finished a small write for {:.1} s", began.elapsed().as_secs_f64()));
                     } else {
                         tracing::warn!(since = ?began.elapsed(), "the disk hangs: a small write does not finish");
                     }

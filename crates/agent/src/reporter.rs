@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use trine_api::{NodeState, NodeStatus, Progress, Role};
 use trine_engine::{Inspection, Process, Role as DatabaseRole};
+use trine_platform::plain;
 use trine_protocol::{Database, Epoch, Position, Report, Seal};
 
 use crate::digest::{Account, Digest};
@@ -43,7 +44,7 @@ pub(crate) async fn keep_looking(node: Arc<Node>) {
             && seen.process == Process::Hung
             && seen.silent > HUNG
         {
-            fence(&node, epoch, &format!("its database has not answered for {:?}", seen.silent));
+            fence(&node, epoch, &format!("its database has not answered for {:.1} s", seen.silent.as_secs_f64()));
         }
     }
 }
@@ -95,7 +96,11 @@ fn until_news(node: &Node) -> Duration {
 }
 
 fn take_digest(node: &Node, mut digest: Digest) {
-    digest.at = Some(node.clock.now());
+    let now = node.clock.now();
+    digest.at = Some(now);
+    let primary = node.state().primary().cloned();
+    let positions = digest.accounts.iter().filter_map(|(name, a)| Some((name, a.report.position?)));
+    node.known().hear(primary.as_ref(), positions, now);
     node.digest.send_replace(digest);
 }
 
@@ -118,7 +123,7 @@ pub(crate) fn account(node: &Node) -> Account {
         floor: seen.timeline.map(Epoch).unwrap_or_default(),
         position: seen.position,
         replay_lag: seen.received.zip(seen.replayed).map_or(0, |(got, done)| got.saturating_sub(done)),
-        failed: doing.failed.clone(),
+        failed: doing.failed.as_ref().map(|(epoch, why)| (*epoch, plain(why))),
         yielded: doing.yielded.filter(|_| seen.process == Process::Stopped),
         needs: doing.needs,
         standbys: standbys(&seen, state.epoch),
@@ -187,7 +192,7 @@ fn status(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) -> Nod
         sync: false,
         writable: false,
         progress,
-        problem: doing.problem.clone().or_else(|| doing.failed.as_ref().map(|(_, why)| why.clone())),
+        problem: doing.problem.as_ref().or(doing.failed.as_ref().map(|(_, why)| why)).map(|why| plain(why)),
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use trine_protocol::{Change, Durability, Member, Outcome, Settings};
+use trine_protocol::{Change, Member, Outcome, Settings};
 
 use crate::config;
 use crate::node::Node;
@@ -53,10 +53,7 @@ fn creation(node: &Node) -> Change {
             heartbeat_ms: ms(config.timing.heartbeat),
             suspect_ms: ms(config.timing.suspect),
             acks: config.sync.acks,
-            durability: match config.sync.durability {
-                config::Durability::Strict => Durability::Strict,
-                config::Durability::Available => Durability::Available,
-            },
+            durability: config.sync.durability,
             grace_ms: ms(config.sync.grace),
         },
         members: config.members.iter().map(|m| (m.name.clone(), member(m))).collect(),

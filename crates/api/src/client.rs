@@ -183,9 +183,7 @@ impl Client {
                 Asked::Lost(reason) => return Err(ClientError::Unknown { url: server.url.clone(), reason }),
                 Asked::Answered(status, bytes) => match read(server, status, &bytes) {
                     // This node can't reach the others, perhaps another one can.
-                    Err(ClientError::Refused(r)) if r.code == RefusedCode::Failed && status.is_server_error() => {
-                        refused = Some(r);
-                    }
+                    Err(ClientError::Refused(r)) if status.is_server_error() => refused = Some(r),
                     done => return done,
                 },
             }
@@ -329,10 +327,9 @@ fn read<T: DeserializeOwned>(server: &Server, status: StatusCode, body: &[u8]) -
     }
 }
 
-/// The operating system's words without its number.
+/// The operating system's words.
 fn plain(e: &io::Error) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    trine_platform::plain(&e.to_string()).to_lowercase()
 }
 
 /// An API address of a node: HTTP on loopback, HTTPS elsewhere.

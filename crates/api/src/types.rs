@@ -231,8 +231,6 @@ pub enum RequestState {
     Done,
     /// It could not be done.
     Failed,
-    /// It would not have been safe.
-    Unsafe,
 }
 
 /// A decision or a change, numbered by consensus.
@@ -368,11 +366,11 @@ pub struct LossEstimate {
     pub node: NodeName,
     /// How far its data reaches.
     pub position: String,
-    /// The furthest position that was ever reported.
+    /// The furthest position that was ever reported; `None` when the node that answers has heard nothing since its start.
     pub furthest_known: Option<String>,
-    /// Bytes of log between the two, at least.
+    /// Bytes of log between the two, at least. 0: as far as anybody knows, nothing is missing.
     pub lost_bytes: Option<u64>,
-    /// Seconds between the last time the lost primary was heard and now.
+    /// How long ago the primary last told of a position that `node` has reached: commits of the time since then can be lost.
     pub lost_seconds: Option<f64>,
     /// All that in one sentence.
     pub text: String,
@@ -392,6 +390,11 @@ impl Refused {
     /// It was tried, or could not be tried now.
     pub fn failed(message: impl Into<String>) -> Self {
         Self { code: RefusedCode::Failed, message: message.into() }
+    }
+
+    /// Too few voters answer, so nothing was decided.
+    pub fn no_majority(message: impl Into<String>) -> Self {
+        Self { code: RefusedCode::NoMajority, message: message.into() }
     }
 
     /// It could lose data or make two primaries.
@@ -415,6 +418,8 @@ pub enum RefusedCode {
     WrongUse,
     /// Refused for safety: exit 3.
     Unsafe,
+    /// The node that was asked reaches too few voters to decide anything safely; another one may: exit 3.
+    NoMajority,
     /// The token is missing or wrong: exit 1.
     Unauthorized,
 }
@@ -443,7 +448,7 @@ shown_as_in_json! {
     NodeState: Running = "running", Starting = "starting", Joining = "joining", Cloning = "cloning",
         Rejoining = "rejoining", Rebuilding = "rebuilding", Sealed = "sealed", Fenced = "fenced", Stopped = "stopped",
         Failed = "failed", Unreachable = "unreachable", Unknown = "unknown";
-    RequestState: Pending = "pending", Done = "done", Failed = "failed", Unsafe = "unsafe";
+    RequestState: Pending = "pending", Done = "done", Failed = "failed";
 }
 
 #[cfg(test)]

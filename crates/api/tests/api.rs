@@ -63,6 +63,8 @@ impl Control for Fake {
         match request {
             Request::Resume => Ok(Accepted { request: Some(7), ..Accepted::default() }),
             Request::Pause { .. } => Err(Refused::failed("no leader")),
+            Request::Switchover { .. } if self.leader.is_none() => Err(Refused::no_majority("nobody answers")),
+            Request::Switchover { .. } => Ok(Accepted { request: Some(8), ..Accepted::default() }),
             _ => Err(Refused::not_safe("that could lose a commit")),
         }
     }
@@ -192,6 +194,10 @@ async fn another_node_answers_for_one_that_is_gone_or_frozen() {
     // One that can't reach the others sends the request on to the next.
     let e = client(&urls[2..], Some(TOKEN)).request(&Request::Pause { reason: "x".into() }).await.unwrap_err();
     assert_eq!(e.to_string(), "no leader");
+    let switchover = Request::Switchover { to: None };
+    assert_eq!(client(&urls[2..], Some(TOKEN)).request(&switchover).await.unwrap().request, Some(8));
+    let e = client(&urls[2..3], Some(TOKEN)).request(&switchover).await.unwrap_err();
+    assert_eq!(code_of(&e), Some(RefusedCode::NoMajority));
     let first = client(&urls[..1], Some(TOKEN)).request(&Request::Resume).await.unwrap_err();
     assert!(matches!(first, ClientError::NoAnswer { .. }), "{first}");
 }

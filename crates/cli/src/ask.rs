@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use trine_api::{Client, ClientError, LossEstimate, NodeState, RefusedCode, Request, Status};
+use trine_api::{Accepted, Client, ClientError, LossEstimate, NodeState, RefusedCode, Request, Status};
 use trine_protocol::NodeName;
 
 use crate::args::{Ask, Failover, OneNode, Pause, Switchover};
@@ -47,7 +47,17 @@ pub(crate) async fn failover(args: &Failover) -> Done {
         let request = Request::Failover { to: args.to.clone() };
         return lead(&client, &args.ask, &before, &request, args.to.as_ref()).await;
     }
-    let estimate = client.request(&Request::AcceptDataLoss { node: args.to.clone(), confirm: false }).await?;
+    let mut estimate = client.request(&Request::AcceptDataLoss { node: args.to.clone(), confirm: false }).await?;
+    // Exactly the node that the estimate is about, and by preference by its own word: without a majority only it can go on,
+    // and it may have heard for longer than who answered first what the others had.
+    let node = estimate.estimate.as_ref().map(|e| e.node.clone()).or_else(|| args.to.clone());
+    let itself = node.as_ref().and_then(|n| api_of(&before, n)).map(|url| client.at(&url)).transpose()?;
+    if let Some(itself) = &itself
+        && let Ok(own) = itself.request(&Request::AcceptDataLoss { node: node.clone(), confirm: false }).await
+        && missing(&own) > missing(&estimate)
+    {
+        estimate = own;
+    }
     match &estimate.estimate {
         Some(estimate) => show_loss(estimate),
         None => print::note(format!("What would be lost is not known. {}", estimate.message)),
@@ -55,9 +65,6 @@ pub(crate) async fn failover(args: &Failover) -> Done {
     if !args.yes {
         confirm(&before)?;
     }
-    // Exactly the node that the estimate is about, and by preference by its own word: without a majority only it can go on.
-    let node = estimate.estimate.map(|e| e.node).or_else(|| args.to.clone());
-    let itself = node.as_ref().and_then(|n| api_of(&before, n)).map(|url| client.at(&url)).transpose()?;
     let request = Request::AcceptDataLoss { node: node.clone(), confirm: true };
     let accepted = itself.as_ref().unwrap_or(&client).request(&request).await?;
     if !args.ask.target.json {
@@ -73,6 +80,12 @@ pub(crate) async fn failover(args: &Failover) -> Done {
     let patience = Duration::from_secs(args.ask.timeout);
     let status = wait::until_done(itself.as_ref().unwrap_or(&client), &accepted, goal, None, patience).await?;
     leads(&args.ask, &status)
+}
+
+/// How much an estimate knows to be missing; the one that knows of more knows more.
+fn missing(accepted: &Accepted) -> Option<(u64, f64)> {
+    let e = accepted.estimate.as_ref()?;
+    Some((e.lost_bytes?, e.lost_seconds.unwrap_or_default()))
 }
 
 /// Where a node's API is, as the cluster says.
@@ -129,7 +142,7 @@ fn show_loss(e: &LossEstimate) {
         print::note(format!("  the furthest that was ever reported is {furthest}"));
     }
     let mut lost = Vec::new();
-    if let Some(bytes) = e.lost_bytes {
+    if let Some(bytes) = e.lost_bytes.filter(|b| *b > 0) {
         lost.push(format!("at least {} of log", print::bytes(bytes)));
     }
     if let Some(seconds) = e.lost_seconds {

@@ -1,12 +1,10 @@
 //! `trine agent` and `trine adopt`: what runs on a node's own machine.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 use trine_agent::{AgentError, Config, SECRETS_FILE, Secrets};
 use trine_engine::EngineError;
 use trine_platform::BootClock;
@@ -14,10 +12,7 @@ use trine_platform::BootClock;
 use crate::args;
 use crate::create::{self, cant};
 use crate::failure::{Done, Exit, Failure, chain};
-use crate::print;
-
-/// What to log: `info`, or as in `RUST_LOG`.
-const FILTER: &str = "TRINE_LOG";
+use crate::{log, print};
 
 /// Runs the agent until it is told to stop, which stops its database too.
 pub(crate) fn agent(args: &args::Agent) -> Done {
@@ -26,7 +21,7 @@ pub(crate) fn agent(args: &args::Agent) -> Done {
         let _ = rustix::process::setsid();
     }
     let config = Config::load(&args.config)?;
-    log();
+    log::start().map_err(|e| Failure::because("can't start the log", &e))?;
     die_of_panics();
     // A lease that is not renewed because the machine is busy ends a healthy primary. An ordinary user may not do this.
     let _ = rustix::process::setpriority_process(None, -10);
@@ -36,11 +31,13 @@ pub(crate) fn agent(args: &args::Agent) -> Done {
         .enable_all()
         .build()
         .map_err(|e| Failure::because("can't start", &e))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         stop_on_signals(&shutdown)?;
         trine_agent::run(config, shutdown).await.map_err(failure)
-    })
+    });
+    log::finish();
+    ended
 }
 
 /// A session takes two files, and the usual limit of 1024 would be reached at half the default `endpoint.max_connections`.
@@ -58,15 +55,6 @@ fn failure(e: AgentError) -> Failure {
     Failure { exit, ..Failure::failed(chain(&e)) }
 }
 
-fn log() {
-    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-}
-
 /// A task that has panicked has left its duty; an agent without one of its duties is worse than none, for the guard ends
 /// the database of a dead one, and the others take over.
 fn die_of_panics() {
@@ -74,6 +62,7 @@ fn die_of_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = crate::failure::panic_text(panic.payload());
         tracing::error!(place, text, "internal error: the agent ends");
+        log::finish();
         std::process::abort();
     }));
 }

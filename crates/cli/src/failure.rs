@@ -72,11 +72,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         }
         next = cause.source();
     }
-    while let Some(at) = text.find(" (os error ") {
-        let end = text.get(at..).and_then(|rest| rest.find(')')).map_or(text.len(), |n| at + n + 1);
-        text.replace_range(at..end, "");
-    }
-    text
+    trine_platform::plain(&text)
 }
 
 /// The words of a panic.
@@ -97,7 +93,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused(r) => match r.code {
                 RefusedCode::Failed | RefusedCode::Unauthorized => Exit::Failed,
                 RefusedCode::WrongUse => Exit::WrongUse,
-                RefusedCode::Unsafe => Exit::Unsafe,
+                RefusedCode::Unsafe | RefusedCode::NoMajority => Exit::Unsafe,
             },
             ClientError::BadUrl { .. } | ClientError::NoUrl | ClientError::NoCa { .. } => Exit::WrongUse,
             _ => Exit::Failed,
@@ -108,6 +104,9 @@ impl From<ClientError> for Failure {
             ClientError::Refused(r) if r.code == RefusedCode::Unauthorized => {
                 Some("give --token-file with a node's secrets.toml, or set TRINE_TOKEN")
             }
+            ClientError::Refused(r) if r.code == RefusedCode::NoMajority => Some(
+                "bring another node back; if those that are missing are gone for good: trine failover --accept-data-loss",
+            ),
             ClientError::Unknown { .. } => Some("`trine events` shows whether it was taken"),
             _ => None,
         };

@@ -8,6 +8,7 @@ mod daemon;
 mod events;
 mod failure;
 mod local;
+mod log;
 mod print;
 mod progress;
 mod settings;

@@ -37,7 +37,6 @@ pub(crate) async fn until_done(
                 let message = || told.map(|r| r.message.clone()).unwrap_or_default();
                 let done = match told.map(|r| r.state) {
                     Some(RequestState::Failed) => return Err(Failure::failed(message())),
-                    Some(RequestState::Unsafe) => return Err(Failure::not_safe(message())),
                     Some(RequestState::Pending) => false,
                     // Done by the cluster's account; what it leads to may be a moment away.
                     Some(RequestState::Done) => goal(&status),

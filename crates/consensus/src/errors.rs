@@ -14,14 +14,14 @@ pub enum StoreError {
     /// Another process has it.
     #[error("the consensus log {file} is in use by another process")]
     Busy {
-        /// Its file.
-        file: &'static str,
+        /// Its file, with its folder.
+        file: String,
     },
     /// The disk fails, or is full.
     #[error("can't read or write the consensus log {file}: {reason}")]
     Io {
-        /// Its file.
-        file: &'static str,
+        /// Its file, with its folder.
+        file: String,
         /// What the disk says.
         reason: String,
     },
@@ -31,8 +31,8 @@ pub enum StoreError {
          healthy node, which gives it a new identity and copies the state back"
     )]
     Damaged {
-        /// Its file.
-        file: &'static str,
+        /// Its file, with its folder.
+        file: String,
         /// How.
         reason: String,
         /// This node.
@@ -41,8 +41,8 @@ pub enum StoreError {
     /// Of another cluster, or another node: a state folder in the wrong place.
     #[error("the consensus log {file} belongs to node {node} of cluster {cluster}, not to this node")]
     Foreign {
-        /// Its file.
-        file: &'static str,
+        /// Its file, with its folder.
+        file: String,
         /// Whose.
         node: String,
         /// Which.

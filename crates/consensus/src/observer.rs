@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::error::Fatal;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info};
 use trine_protocol::NodeName;
 
@@ -43,11 +44,12 @@ impl Observer {
     /// Until consensus ends.
     pub(crate) async fn run(self) {
         let mut metrics = self.raft.metrics();
+        let mut told = Instant::now();
         loop {
             let (leader, standing, votes, ended) = {
                 let m = metrics.borrow_and_update();
                 let votes = m.membership_config.voter_ids().any(|id| id == self.id);
-                (self.leader(&m), self.standing(&m), votes, m.running_state.is_err())
+                (self.leader(&m, told.elapsed()), self.standing(&m), votes, m.running_state.is_err())
             };
             self.show(leader, standing);
             if ended {
@@ -56,13 +58,17 @@ impl Observer {
             if votes && !*self.was_voter.borrow() {
                 self.note_vote().await;
             }
-            if metrics.changed().await.is_err() {
-                return;
+            // openraft tells something with every heartbeat. One that waits for a disk that hangs tells nothing.
+            match timeout(self.patience, metrics.changed()).await {
+                Ok(Ok(())) => told = Instant::now(),
+                Ok(Err(_)) => return,
+                Err(_) => {}
             }
         }
     }
 
-    fn leader(&self, m: &Metrics) -> Option<NodeName> {
+    /// Who leads, from what openraft told `ago`.
+    fn leader(&self, m: &Metrics, ago: Duration) -> Option<NodeName> {
         m.running_state.as_ref().ok()?;
         let leader = m.current_leader?;
         let name = if leader == self.id { Some(self.me.clone()) } else { name_of(&m.membership_config, leader) };
@@ -71,7 +77,7 @@ impl Observer {
         }
         // One that is cut off learns of its successor only when the cut heals.
         let since = match leader == self.id {
-            true => m.millis_since_quorum_ack.map(Duration::from_millis),
+            true => m.millis_since_quorum_ack.map(|ms| Duration::from_millis(ms) + ago),
             false => Some(self.heard.last().elapsed()),
         };
         name.filter(|_| since.is_some_and(|since| since <= self.patience))

@@ -95,13 +95,14 @@ impl RaftConsensus {
     ) -> Result<Arc<Self>, ConsensusError> {
         let settings = Arc::new(config.for_openraft()?);
         let (cluster, me) = (config.cluster_id.clone(), config.me.clone());
+        let place = disk.place(FILE);
         let opened = blocking(move || Ok(Store::open(&*disk, &cluster, &me))).await;
         let (store, mut loaded) = opened.map_err(|e| ConsensusError::Start(e.to_string()))??;
         let (store, id, was_voter) = (Arc::new(store), loaded.id, watch::Sender::new(loaded.was_voter));
 
         let log = Log::new(store.clone(), &mut loaded);
         let (machine, view) = Machine::new(store.clone(), loaded.snapshot).map_err(|e| StoreError::Damaged {
-            file: FILE,
+            file: place,
             reason: format!("its snapshot can't be read: {e}"),
             node: config.me.clone(),
         })?;

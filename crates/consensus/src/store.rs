@@ -98,18 +98,18 @@ impl Trouble {
         }
     }
 
-    fn into_store_error(self, node: &NodeName) -> StoreError {
-        let damaged = |reason| StoreError::Damaged { file: FILE, reason, node: node.clone() };
+    fn into_store_error(self, file: String, node: &NodeName) -> StoreError {
+        let damaged = |file, reason| StoreError::Damaged { file, reason, node: node.clone() };
         match self {
-            Self::Redb(redb::Error::DatabaseAlreadyOpen) => StoreError::Busy { file: FILE },
+            Self::Redb(redb::Error::DatabaseAlreadyOpen) => StoreError::Busy { file },
             Self::Redb(redb::Error::Io(e)) => match e.kind() {
-                io::ErrorKind::InvalidData => damaged(e.to_string()),
-                io::ErrorKind::UnexpectedEof => damaged("it is cut short".to_owned()),
-                _ => StoreError::Io { file: FILE, reason: e.to_string() },
+                io::ErrorKind::InvalidData => damaged(file, e.to_string()),
+                io::ErrorKind::UnexpectedEof => damaged(file, "it is cut short".to_owned()),
+                _ => StoreError::Io { file, reason: e.to_string() },
             },
-            Self::Redb(e) => damaged(e.to_string()),
-            Self::Json(what, e) => damaged(format!("{what} can't be read: {e}")),
-            Self::Closed => StoreError::Io { file: FILE, reason: "it is closed".to_owned() },
+            Self::Redb(e) => damaged(file, e.to_string()),
+            Self::Json(what, e) => damaged(file, format!("{what} can't be read: {e}")),
+            Self::Closed => StoreError::Io { file, reason: "it is closed".to_owned() },
         }
     }
 }
@@ -117,16 +117,17 @@ impl Trouble {
 impl Store {
     /// Opens the log, or makes it, under a new random id, if this node has never had one.
     pub(crate) fn open(disk: &dyn Disk, cluster: &str, node: &NodeName) -> Result<(Self, Loaded), StoreError> {
-        let damaged = |reason: String| StoreError::Damaged { file: FILE, reason, node: node.clone() };
+        let file = || disk.place(FILE);
+        let damaged = |reason: String| StoreError::Damaged { file: file(), reason, node: node.clone() };
         let mark = match disk.read(MARK)? {
             None => None,
             Some(text) => Some(serde_json::from_slice::<Owner>(&text).map_err(|e| {
                 let reason = format!("{e}");
-                StoreError::Damaged { file: MARK, reason, node: node.clone() }
+                StoreError::Damaged { file: disk.place(MARK), reason, node: node.clone() }
             })?),
         };
         let backend = disk.open_log(FILE)?;
-        let fresh = backend.len().map_err(|e| StoreError::Io { file: FILE, reason: e.to_string() })? == 0;
+        let fresh = backend.len().map_err(|e| StoreError::Io { file: file(), reason: e.to_string() })? == 0;
         if fresh && mark.is_some() {
             return Err(damaged("it is missing or empty, and this node has had one".to_owned()));
         }
@@ -134,9 +135,9 @@ impl Store {
         let opened = catch_unwind(AssertUnwindSafe(|| Self::open_database(backend, fresh, cluster, node)));
         let (store, owner, loaded) = opened
             .map_err(|_| damaged("its structure is broken".to_owned()))?
-            .map_err(|trouble| trouble.into_store_error(node))?;
+            .map_err(|trouble| trouble.into_store_error(file(), node))?;
         if owner.cluster != cluster || owner.node != node.as_str() {
-            return Err(StoreError::Foreign { file: FILE, node: owner.node, cluster: owner.cluster });
+            return Err(StoreError::Foreign { file: file(), node: owner.node, cluster: owner.cluster });
         }
         match mark {
             None => disk.write(MARK, &serde_json::to_vec(&owner).unwrap_or_default())?,
@@ -385,7 +386,7 @@ mod tests {
             let e = open(dir.path()).unwrap_err();
             assert!(matches!(e, StoreError::Damaged { .. }), "{e}");
             let said = e.to_string();
-            assert!(said.contains(FILE) && said.contains("trine node replace n1"), "{said}");
+            assert!(said.contains(&path.display().to_string()) && said.contains("trine node replace n1"), "{said}");
         }
         // With both gone the node has been wiped, and comes back as another voter.
         fs::remove_file(dir.path().join(MARK)).unwrap();

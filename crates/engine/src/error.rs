@@ -169,6 +169,6 @@ impl EngineError {
             text.push_str(&e.to_string());
             inner = e.source();
         }
-        text
+        trine_platform::plain(&text)
     }
 }

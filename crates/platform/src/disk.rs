@@ -27,6 +27,11 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// [`DiskError`], naming the file.
     fn remove(&self, name: &str) -> Result<(), DiskError>;
 
+    /// Where the file is, for messages.
+    fn place(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// The storage of one log database.
     ///
     /// # Errors
@@ -95,6 +100,10 @@ impl Disk for FileDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(failed("remove", &path)(e)),
         }
+    }
+
+    fn place(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
     }
 
     fn open_log(&self, name: &str) -> Result<Box<dyn redb::StorageBackend>, DiskError> {

@@ -101,8 +101,17 @@ pub enum Change {
         /// proposal that was long on its way must not end a later change that happens to lead to the same rule.
         number: u64,
     },
-    /// A person (or the console) asks for something.
-    Ask(Wish),
+    /// A person (or the console) asks for something: see [`ClusterState::asking`](crate::ClusterState::asking). Refused when
+    /// the cluster has moved on from what he saw, so that a proposal that is made again because its answer was lost does not
+    /// move the primary twice.
+    Ask {
+        /// What.
+        wish: Wish,
+        /// The epoch that he saw.
+        epoch: Epoch,
+        /// The number of the latest wish that he saw.
+        after: u64,
+    },
     /// A planned change of the primary begins: its node drains and stops.
     StartSwitchover {
         /// Which epoch ends.

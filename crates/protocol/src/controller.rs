@@ -22,12 +22,19 @@ const STUCK: Duration = Duration::from_secs(5);
 /// for a standby that was only restarting to come back.
 const CLOSED: Duration = Duration::from_secs(30);
 
+/// The alarm that no primary can be elected safely.
+pub const NO_PRIMARY: &str = "no-primary";
+
 /// The alarm that an epoch has a primary and its open barrier does not pass. It also allows a node to rebuild its copy
 /// that must not rewind it, because the copy is evidence (see [`goal`](crate::goal())).
 pub(crate) const NOT_OPEN: &str = "not-open";
 
 /// A switchover's target may lag by at most this, in bytes: one WAL segment, which crosses a network in about 0.1 s.
 const SWITCHOVER_LAG: u64 = 16 << 20;
+
+/// A rebuild that was asked for ends when its node has not been heard for so long: long enough for a restart of its machine's
+/// agent. Until it ends nothing else can be asked for but a failover.
+const REBUILD_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A switchover that has not stopped the primary after this is given up.
 const SWITCHOVER_PATIENCE: Duration = Duration::from_secs(15);
@@ -50,6 +57,8 @@ pub struct Controller {
     streamed: (Epoch, BTreeMap<NodeName, Moment>),
     leaving: Option<(Epoch, Moment)>,
     closed: Option<(Epoch, Moment)>,
+    /// The rebuild that was asked for of a node that is not heard, and since when.
+    unheard: Option<(u64, Moment)>,
 }
 
 impl Controller {
@@ -100,7 +109,7 @@ impl Controller {
                     return Vec::new();
                 }
                 let text = format!("no primary can be elected safely: {}", missing.join("; "));
-                alarm(state, "no-primary", text)
+                alarm(state, NO_PRIMARY, text)
             }
         }
     }
@@ -117,8 +126,8 @@ impl Controller {
             return vec![over];
         }
         let mut changes = Vec::new();
-        if held.opened && state.alarms.contains_key("no-primary") {
-            changes.push(Change::ClearAlarm { alarm: "no-primary".to_owned() });
+        if held.opened && state.alarms.contains_key(NO_PRIMARY) {
+            changes.push(Change::ClearAlarm { alarm: NO_PRIMARY.to_owned() });
         }
         changes.extend(self.closed(state, held, now));
         let eligible = self.eligible(state, held, fresh, now);
@@ -207,8 +216,16 @@ impl Controller {
                 if *node == held.primary {
                     return refuse(format!("{node} has become the primary"));
                 }
-                // The node ends the wish itself when its new copy is complete.
-                Vec::new()
+                if fresh.contains_key(node) {
+                    // It ends the wish itself when its new copy is complete.
+                    self.unheard = None;
+                    return Vec::new();
+                }
+                let since = remembered(&mut self.unheard, *number, now);
+                if now.since(since) < REBUILD_PATIENCE {
+                    return Vec::new();
+                }
+                refuse(format!("{node} has not been heard for {REBUILD_PATIENCE:?}; start its agent, and ask again"))
             }
             Wish::Failover { .. } => Vec::new(),
         }
@@ -381,7 +398,7 @@ fn with_evidence(change: Change, new: Evidence) -> Change {
 }
 
 fn evidence_of(fresh: &BTreeMap<NodeName, &Report>) -> Evidence {
-    let about = |r: &Report| format!("{:?}, silent here for {:?}", r.database, r.silence);
+    let about = |r: &Report| format!("{}, no lease renewed here for {} ms", r.database, r.silence.as_millis());
     fresh.iter().map(|(n, r)| (format!("report of {n}"), about(r))).collect()
 }
 
@@ -392,12 +409,12 @@ fn alarm(state: &ClusterState, alarm: &str, text: String) -> Vec<Change> {
     vec![Change::RaiseAlarm { alarm: alarm.to_owned(), text, evidence: Evidence::new() }]
 }
 
-/// Since when this has been so for this epoch, as far as this controller has seen.
-fn remembered(slot: &mut Option<(Epoch, Moment)>, epoch: Epoch, now: Moment) -> Moment {
+/// Since when this has been so for this epoch (or wish), as far as this controller has seen.
+fn remembered<T: PartialEq>(slot: &mut Option<(T, Moment)>, what: T, now: Moment) -> Moment {
     match slot {
-        Some((of, since)) if *of == epoch => *since,
+        Some((of, since)) if *of == what => *since,
         _ => {
-            *slot = Some((epoch, now));
+            *slot = Some((what, now));
             now
         }
     }

@@ -79,10 +79,10 @@ pub fn elect(state: &ClusterState, reports: &BTreeMap<NodeName, &Report>) -> Ver
     let votes = |n: &NodeName| state.members.get(n).is_some_and(|m| m.voter);
     let standbys: BTreeSet<NodeName> = names.iter().filter(|n| **n != primary && votes(n)).cloned().collect();
     let rule = rule_for(state, primary.clone(), standbys);
-    let mut evidence: Evidence = sealed.iter().map(|(n, p)| (format!("position of {n}"), format!("{p:?}"))).collect();
+    let mut evidence: Evidence = sealed.iter().map(|(n, p)| (format!("position of {n}"), p.to_string())).collect();
     evidence.insert("sealed voters".to_owned(), promised.to_string());
     for rule in &state.guarding {
-        evidence.insert(format!("safe under the rule of {}", rule.primary), format!("{rule:?}"));
+        evidence.insert(format!("safe under the rule of {}", rule.primary), rule.to_string());
     }
     Verdict::Elect { primary, rule, interim, evidence }
 }

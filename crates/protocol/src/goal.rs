@@ -168,7 +168,7 @@ pub fn must_fence(
     }
     match lease_until {
         Some(until) if now < until => None,
-        Some(until) => Some(format!("its lease ran out {:?} ago", now.since(until))),
+        Some(until) => Some(format!("its lease ran out {} ms ago", now.since(until).as_millis())),
         None => Some("it holds no lease".to_owned()),
     }
 }

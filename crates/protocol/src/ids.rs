@@ -5,16 +5,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A node's name, unique in its cluster: 1 to 40 of `a-z`, `0-9` and `-`, beginning with a letter.
+/// A node's name, unique in its cluster: 1 to 40 of `a-z`, `0-9` and `-`, beginning with a letter and not ending with `-`.
 ///
-/// So it can stand in a certificate, in a PostgreSQL `application_name` and in a slot's name (`-` becomes `_` there).
+/// So it is a DNS label, and can stand in a certificate, in a PostgreSQL `application_name` and in a slot's name (`-` becomes `_` there).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(String);
 
 /// What is wrong with a node's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no node name: use 1 to 40 of a-z, 0-9 and '-', beginning with a letter")]
+#[error("{0:?} is no node name: use 1 to 40 of a-z, 0-9 and '-', beginning with a letter and not ending with '-'")]
 pub struct BadNodeName(String);
 
 impl NodeName {
@@ -31,7 +31,11 @@ impl FromStr for NodeName {
     fn from_str(s: &str) -> Result<Self, BadNodeName> {
         let letter_first = s.starts_with(|c: char| c.is_ascii_lowercase());
         let all = s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-        if letter_first && all && s.len() <= 40 { Ok(Self(s.to_owned())) } else { Err(BadNodeName(s.to_owned())) }
+        if letter_first && all && s.len() <= 40 && !s.ends_with('-') {
+            Ok(Self(s.to_owned()))
+        } else {
+            Err(BadNodeName(s.to_owned()))
+        }
     }
 }
 
@@ -103,5 +107,32 @@ pub struct Position {
 impl fmt::Debug for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}@{:X}", self.epoch, self.offset)
+    }
+}
+
+/// For people: the offset in two halves, as PostgreSQL writes an LSN.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {} at {:X}/{:08X}", self.epoch, self.offset >> 32, self.offset & 0xFFFF_FFFF)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_name_is_a_dns_label() {
+        for good in ["a", "n1", "db-1", "a--b", &"a".repeat(40)] {
+            assert_eq!(good.parse::<NodeName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "-", "1n", "-a", "n1-", "a-", "N1", "n_1", "n.1", "n 1", "\u{e4}", &"a".repeat(41)] {
+            assert!(bad.parse::<NodeName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_position_for_people() {
+        assert_eq!(Position { epoch: Epoch(4), offset: 0x1_0300_00AB }.to_string(), "epoch 4 at 1/030000AB");
     }
 }

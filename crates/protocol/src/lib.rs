@@ -16,7 +16,7 @@ mod time;
 mod voter;
 
 pub use command::{Change, Command, Durability, Event, EventKind, Evidence, Member, Settings, Wish};
-pub use controller::{Controller, Heard};
+pub use controller::{Controller, Heard, NO_PRIMARY};
 pub use election::{Verdict, elect, rule_for};
 pub use goal::{Condition, Goal, SyncSetting, goal, must_fence, sync_setting};
 pub use ids::{BadNodeName, Epoch, NodeName, Position};

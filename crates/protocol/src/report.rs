@@ -1,6 +1,7 @@
 //! What a node says of itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,20 @@ pub enum Database {
         /// Which.
         epoch: Epoch,
     },
+}
+
+/// For people.
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("stopped"),
+            Self::Starting => f.write_str("starting"),
+            Self::Sealed => f.write_str("sealed"),
+            Self::Following { epoch, streaming: true } => write!(f, "streams epoch {epoch}"),
+            Self::Following { epoch, streaming: false } => write!(f, "follows epoch {epoch}, not connected"),
+            Self::Primary { epoch } => write!(f, "primary of epoch {epoch}"),
+        }
+    }
 }
 
 /// How far a node has come in sealing.

@@ -192,6 +192,12 @@ impl ClusterState {
         self.guarding.iter().chain(held).collect()
     }
 
+    /// The change that asks for `wish` in this very state, and in none that comes after it.
+    #[must_use]
+    pub fn asking(&self, wish: Wish) -> Change {
+        Change::Ask { wish, epoch: self.epoch, after: self.wishes }
+    }
+
     /// Changes the state. The same commands in the same order give the same state on every node.
     pub fn apply(&mut self, command: &Command) -> Outcome {
         match self.change(&command.by, &command.change) {
@@ -297,7 +303,7 @@ impl ClusterState {
                 held.pending.retain(|r| r != rule);
                 held.pending.push(rule.clone());
                 held.changes += 1;
-                story(EventKind::ConfigurationChange, format!("sync rule to become {}: {because}", describe(rule)))
+                story(EventKind::ConfigurationChange, format!("sync rule to become {rule}: {because}"))
             }
             Change::RuleRuns { epoch, rule, number } => {
                 self.current(*epoch)?;
@@ -307,9 +313,9 @@ impl ClusterState {
                 }
                 held.rule = rule.clone();
                 held.pending.clear();
-                story(EventKind::ConfigurationChange, format!("sync rule is {}", describe(rule)))
+                story(EventKind::ConfigurationChange, format!("sync rule is {rule}"))
             }
-            Change::Ask(wish) => self.ask(wish),
+            Change::Ask { wish, epoch, after } => self.ask(wish, *epoch, *after),
             Change::StartSwitchover { epoch, target } => {
                 self.current(*epoch)?;
                 let held = self.held_mut()?;
@@ -379,7 +385,15 @@ impl ClusterState {
         story(EventKind::Failover, format!("epoch {} begins: {because}", self.epoch))
     }
 
-    fn ask(&mut self, wish: &Wish) -> Result<Option<Story>, String> {
+    fn ask(&mut self, wish: &Wish, epoch: Epoch, after: u64) -> Result<Option<Story>, String> {
+        if after + 1 == self.wishes && self.asked.back().is_some_and(|a| a.wish == *wish) {
+            // The same once more: its answer was lost, and it has its number.
+            return Ok(None);
+        }
+        self.current(epoch)?;
+        if after != self.wishes {
+            return Err(format!("request {} was taken meanwhile: {}", self.wishes, self.latest_wish()));
+        }
         if let Some((number, _)) = &self.wish
             && !matches!(wish, Wish::Failover { .. })
         {
@@ -409,6 +423,10 @@ impl ClusterState {
             self.asked.pop_front();
         }
         story(EventKind::Notification, format!("request {}: {}", self.wishes, describe_wish(wish)))
+    }
+
+    fn latest_wish(&self) -> String {
+        self.asked.back().map(Asked::text).unwrap_or_default()
     }
 
     /// An epoch is open: what was asked of it has happened, or can't happen any more.
@@ -476,14 +494,6 @@ fn story(kind: EventKind, text: String) -> Result<Option<Story>, String> {
 #[expect(clippy::unnecessary_wraps, reason = "each arm of `change` ends with it")]
 fn with(kind: EventKind, text: String, evidence: &Evidence) -> Result<Option<Story>, String> {
     Ok(Some((kind, text, evidence.clone())))
-}
-
-fn describe(rule: &SyncRule) -> String {
-    if rule.standbys.is_empty() {
-        return format!("{} alone", rule.primary);
-    }
-    let names: Vec<&str> = rule.standbys.iter().map(NodeName::as_str).collect();
-    format!("{} of ({})", rule.acks, names.join(", "))
 }
 
 fn describe_wish(wish: &Wish) -> String {

@@ -1,6 +1,7 @@
 //! The sync rule: after which standbys have it a commit is acknowledged, and which nodes can prove what was.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,17 @@ impl SyncRule {
     /// Every node that the rule names.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeName> {
         std::iter::once(&self.primary).chain(&self.standbys)
+    }
+}
+
+/// For people: what a commit waits for. The primary's name is part of it only where nobody else is.
+impl fmt::Display for SyncRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.standbys.is_empty() {
+            return write!(f, "{} alone", self.primary);
+        }
+        let names: Vec<&str> = self.standbys.iter().map(NodeName::as_str).collect();
+        write!(f, "{} of ({})", self.acks, names.join(", "))
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use trine_protocol::{
     Change, ClusterState, Command, Condition, Controller, Copy, Database, Durability, Epoch, Goal, Heard, Member,
-    Moment, NodeName, Outcome, Position, Reign, Repair, Report, Seal, Settings, SyncRule, SyncSetting, Verdict, elect,
-    goal, must_fence, rule_for, sync_setting,
+    Moment, NodeName, Outcome, Position, Reign, Repair, Report, Seal, Settings, SyncRule, SyncSetting, Verdict, Wish,
+    elect, goal, must_fence, rule_for, sync_setting,
 };
 
 fn name(i: usize) -> NodeName {
@@ -469,4 +469,86 @@ fn a_standby_whose_receiver_hangs_leaves_the_rule_after_the_grace() {
         matches!(changes.as_slice(), [Change::ChangeRule { rule, .. }] if *rule == self::rule(1, &[2])),
         "{changes:?}"
     );
+}
+
+/// The answer to a proposal can be lost, and then it is made again.
+#[test]
+fn asking_twice_is_asking_once() {
+    let mut state = open_cluster();
+    let asked = state.asking(Wish::Failover { to: None, accept_loss: false });
+    accepted(&mut state, asked.clone());
+    let before = state.clone();
+    assert_eq!(apply(&mut state, asked.clone()), Outcome::Applied(1), "it has its number");
+    assert_eq!(state, before);
+    // It is carried out; the same proposal comes once more.
+    let begun = step(&mut Controller::default(), &state, &reports(&state), at(1000));
+    assert!(matches!(&begun[..], [Change::BeginEpoch { .. }]), "{begun:?}");
+    accepted(&mut state, begun[0].clone());
+    let change = elected(&state, rule(2, &[1, 3]));
+    accepted(&mut state, change);
+    let epoch = state.epoch;
+    accepted(&mut state, Change::BarrierPassed { epoch });
+    let before = state.clone();
+    assert_eq!(apply(&mut state, asked.clone()), Outcome::Applied(1));
+    assert_eq!(state, before, "a second failover");
+    // Another has asked since, or the primary has changed by itself: he has not seen what he asks to change.
+    let other = state.asking(Wish::Switchover { to: Some(name(1)) });
+    accepted(&mut state, other);
+    assert!(matches!(apply(&mut state, asked), Outcome::Refused(why) if why.contains("epoch")));
+    let mut state = open_cluster();
+    let asked = state.asking(Wish::Failover { to: None, accept_loss: false });
+    let other = state.asking(Wish::Rebuild { node: name(3) });
+    accepted(&mut state, other);
+    assert!(matches!(apply(&mut state, asked), Outcome::Refused(why) if why.contains("rebuild n3")));
+    let mut state = open_cluster();
+    let asked = state.asking(Wish::Failover { to: None, accept_loss: false });
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    assert!(matches!(apply(&mut state, asked), Outcome::Refused(_)));
+    assert_eq!(state.wish, None);
+}
+
+#[test]
+fn a_rebuild_of_a_node_that_is_not_heard_ends_and_frees_the_way() {
+    let mut state = open_cluster();
+    let asked = state.asking(Wish::Rebuild { node: name(3) });
+    accepted(&mut state, asked);
+    let switchover = |state: &mut ClusterState| {
+        let asked = state.asking(Wish::Switchover { to: None });
+        apply(state, asked)
+    };
+    assert!(matches!(switchover(&mut state), Outcome::Refused(_)));
+    let all = reports(&state);
+    let mut without = all.clone();
+    without.remove(&name(3));
+    let mut controller = Controller::default();
+    let ended = |changes: Vec<Change>| changes.into_iter().find(|c| matches!(c, Change::EndWish { .. }));
+    assert_eq!(ended(step(&mut controller, &state, &without, at(0))), None);
+    assert_eq!(ended(step(&mut controller, &state, &without, at(29_999))), None);
+    // It was only restarting.
+    assert_eq!(ended(step(&mut controller, &state, &all, at(30_000))), None);
+    assert_eq!(ended(step(&mut controller, &state, &without, at(31_000))), None);
+    assert_eq!(ended(step(&mut controller, &state, &without, at(60_999))), None);
+    let end = ended(step(&mut controller, &state, &without, at(61_000))).unwrap();
+    accepted(&mut state, end);
+    let told = state.asked.back().unwrap().outcome.clone();
+    assert!(told.unwrap().is_err_and(|why| why.contains("n3") && why.contains("heard")));
+    assert!(matches!(switchover(&mut state), Outcome::Applied(2)));
+}
+
+#[test]
+fn evidence_is_told_in_words() {
+    let mut state = open_cluster();
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    let Verdict::Elect { evidence, .. } = verdict(&state, &reports(&state)) else { panic!("it is safe") };
+    assert_eq!(evidence["safe under the rule of n1"], "1 of (n2, n3)");
+    assert_eq!(evidence["position of n2"], "epoch 1 at 0/0000000A");
+    let mut state = open_cluster();
+    let asked = state.asking(Wish::Failover { to: None, accept_loss: false });
+    accepted(&mut state, asked);
+    let begun = step(&mut Controller::default(), &state, &reports(&state), at(1000));
+    let [Change::BeginEpoch { evidence, .. }] = &begun[..] else { panic!("{begun:?}") };
+    assert_eq!(evidence["report of n1"], "primary of epoch 1, no lease renewed here for 0 ms");
+    assert_eq!(evidence["report of n2"], "streams epoch 1, no lease renewed here for 0 ms");
 }

@@ -181,6 +181,7 @@ impl Node {
             fs::create_dir_all(&path).map_err(|e| cant("create", &path, &e))?;
         }
         let log = self.log();
+        trine_platform::put_aside(&log).map_err(|e| cant("move", &log, &e))?;
         let open = OpenOptions::new().create(true).append(true).open(&log);
         let out = open.map_err(|e| cant("open", &log, &e))?;
         let log_from = out.metadata().map_or(0, |m| m.len());

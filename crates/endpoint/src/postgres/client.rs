@@ -1,11 +1,11 @@
 //! The client's messages.
 
+use super::header::{Header, body};
+
 /// Hops from header to header of what a client sends: first its startup packet, which has no kind, then messages.
 #[derive(Debug, Default)]
 pub(super) struct ClientScan {
-    /// The part of a header that has been seen, when it was cut off by the end of a read.
-    head: [u8; 5],
-    have: usize,
+    header: Header,
     /// Bytes of the message's body that are still to come.
     left: usize,
     started: bool,
@@ -26,17 +26,11 @@ impl ClientScan {
             };
             bytes = rest;
             self.left = 0;
-            let (kind, len) = match (self.started && self.have == 0).then(|| bytes.split_first_chunk()).flatten() {
-                Some((&[kind, a, b, c, d], rest)) => {
-                    bytes = rest;
-                    (kind, u32::from_be_bytes([a, b, c, d]))
-                }
-                None => match self.slow_header(&mut bytes) {
-                    Some(header) => header,
-                    None => return,
-                },
-            };
-            match usize::try_from(len).ok().and_then(|l| l.checked_sub(4)) {
+            if !self.started {
+                self.header.without_kind();
+            }
+            let Some((kind, length)) = self.header.take(&mut bytes) else { return };
+            match body(length) {
                 Some(left) => self.left = left,
                 None => self.lost = true,
             }
@@ -47,23 +41,7 @@ impl ClientScan {
         }
     }
 
-    /// A header byte by byte. `None`: its end has not come yet.
-    fn slow_header(&mut self, bytes: &mut &[u8]) -> Option<(u8, u32)> {
-        if !self.started && self.have == 0 {
-            self.have = 1;
-        }
-        while let Some(slot) = self.head.get_mut(self.have) {
-            let (&first, rest) = bytes.split_first()?;
-            *slot = first;
-            *bytes = rest;
-            self.have += 1;
-        }
-        self.have = 0;
-        let [kind, a, b, c, d] = self.head;
-        Some((kind, u32::from_be_bytes([a, b, c, d])))
-    }
-
     pub(super) fn between_messages(&self) -> bool {
-        self.started && self.have == 0 && self.left == 0 && !self.lost
+        self.started && self.header.is_empty() && self.left == 0 && !self.lost
     }
 }

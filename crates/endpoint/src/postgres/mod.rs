@@ -1,6 +1,7 @@
 //! As much of PostgreSQL's protocol as an endpoint has to know.
 
 mod client;
+mod header;
 mod message;
 mod server;
 mod startup;

@@ -2,14 +2,15 @@
 
 use memchr::memchr;
 
+use super::header::{Header, body};
+
 /// The routine that PostgreSQL names in its warning when a commit's wait for the standbys was cancelled.
 const SYNC_WAIT: &[u8] = b"SyncRepWaitForLSN";
 
 /// Hops from header to header of what a server sends, and looks into the few messages that matter.
 #[derive(Debug, Default)]
 pub(super) struct ServerScan {
-    head: [u8; 5],
-    have: usize,
+    header: Header,
     /// Bytes of the message's body that are still to come.
     left: usize,
     look: Look,
@@ -63,18 +64,13 @@ impl ServerScan {
                 return Some(completed.unwrap_or(all.len() - bytes.len()));
             }
             let at = all.len() - bytes.len();
-            let (kind, len) = match (self.have == 0).then(|| bytes.split_first_chunk()).flatten() {
-                Some((&[kind, a, b, c, d], rest)) => {
-                    bytes = rest;
-                    // One whose first bytes have been passed on already can't be kept back.
-                    if kind == b'C' {
-                        completed.get_or_insert(at);
-                    }
-                    (kind, u32::from_be_bytes([a, b, c, d]))
-                }
-                None => self.slow_header(&mut bytes)?,
-            };
-            match usize::try_from(len).ok().and_then(|l| l.checked_sub(4)) {
+            let is_whole = self.header.is_empty();
+            let (kind, length) = self.header.take(&mut bytes)?;
+            // One whose first bytes have been passed on already can't be kept back.
+            if kind == b'C' && is_whole {
+                completed.get_or_insert(at);
+            }
+            match body(length) {
                 Some(left) => self.left = left,
                 None => self.lost = true,
             }
@@ -92,18 +88,6 @@ impl ServerScan {
                 _ => Look::Pass,
             };
         }
-    }
-
-    fn slow_header(&mut self, bytes: &mut &[u8]) -> Option<(u8, u32)> {
-        while let Some(slot) = self.head.get_mut(self.have) {
-            let (&first, rest) = bytes.split_first()?;
-            *slot = first;
-            *bytes = rest;
-            self.have += 1;
-        }
-        self.have = 0;
-        let [kind, a, b, c, d] = self.head;
-        Some((kind, u32::from_be_bytes([a, b, c, d])))
     }
 
     fn look_into(&mut self, mut body: &[u8], seen: &mut impl FnMut(u8, u8)) {
@@ -146,7 +130,7 @@ impl ServerScan {
     }
 
     pub(super) fn between_messages(&self) -> bool {
-        self.have == 0 && self.left == 0 && !self.lost
+        self.header.is_empty() && self.left == 0 && !self.lost
     }
 
     /// The kind of the last message that began.

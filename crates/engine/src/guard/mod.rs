@@ -179,10 +179,13 @@ impl GuardClient {
 
     async fn spawn_to_the_end(&self, order: &str) -> Result<(), EngineError> {
         let failed = |source| EngineError::Guard { action: "start", source };
-        let mut child = {
-            let _none = self.shared.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
-            self.shared.fork(order).map_err(failed)?
-        };
+        let (shared, order) = (Arc::clone(&self.shared), order.to_owned());
+        // The log is opened on the way: that waits for a disk that hangs.
+        let forked = blocking(move || {
+            let _none = shared.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.fork(&order)
+        });
+        let mut child = forked.await.map_err(failed)?;
         let id = child.id();
         let (gone_tx, mut gone) = watch::channel(false);
         tokio::spawn(async move {

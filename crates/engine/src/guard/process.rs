@@ -23,8 +23,6 @@ use rustix::time::{
 use super::descendants::{end_all, pid};
 use super::wire::{Ending, FromGuard, Order, ToGuard};
 
-/// How big the database's log may be at its start before it is put aside as `database.log.1`.
-const LOG_SIZE: u64 = 16 << 20;
 /// How many lines are kept to be said later.
 const NOTES: usize = 20;
 /// What a connection may send without a line end.
@@ -266,11 +264,7 @@ fn reap(database: Pid) -> Option<WaitStatus> {
 }
 
 fn open_log(order: &Order) -> io::Result<File> {
-    if std::fs::metadata(&order.log).is_ok_and(|m| m.len() > LOG_SIZE) {
-        let mut old = order.log.clone().into_os_string();
-        old.push(".1");
-        std::fs::rename(&order.log, old)?;
-    }
+    trine_platform::put_aside(&order.log)?;
     let log = OpenOptions::new().append(true).create(true).open(&order.log)?;
     log.set_permissions(PermissionsExt::from_mode(0o640))?;
     Ok(log)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::io::AsyncReadExt;
+use tokio::process::Command;
 
 use super::account::Account;
 use super::paths::Paths;
@@ -93,6 +94,23 @@ pub(super) fn environment() -> Vec<(String, String)> {
         .to_vec()
 }
 
+/// What a tool or a private run is started as: the database's user, without the agent's priority, gone when the agent is.
+#[allow(unsafe_code)]
+pub(super) fn as_child(command: &mut Command, account: &Account) {
+    command.env_clear().envs(environment()).kill_on_drop(true);
+    if let Some((uid, gid)) = account.change_to() {
+        command.uid(uid).gid(gid);
+    }
+    // SAFETY: runs in the child between fork and exec, and only makes system calls.
+    unsafe {
+        command.pre_exec(|| {
+            let _ = rustix::process::setpriority_process(None, 0);
+            // After the change of user, which would clear it.
+            Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+        });
+    }
+}
+
 /// Runs one of PostgreSQL's tools as the database's user.
 pub(super) struct Tool<'a> {
     pub(super) name: &'static str,
@@ -160,22 +178,11 @@ impl Tool<'_> {
         Ok(Said { ok: status.success(), text: text.all })
     }
 
-    #[allow(unsafe_code)]
     fn spawn(&self, args: &[String]) -> std::io::Result<tokio::process::Child> {
-        let mut command = tokio::process::Command::new(self.binaries.program(self.name));
-        command.args(args).env_clear().envs(environment()).current_dir(&self.paths.tools).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        if let Some((uid, gid)) = self.account.change_to() {
-            command.uid(uid).gid(gid);
-        }
-        // SAFETY: runs in the child between fork and exec, and only makes system calls. With the agent goes the tool.
-        unsafe {
-            command.pre_exec(|| {
-                // The agent's own priority is not for its tools.
-                let _ = rustix::process::setpriority_process(None, 0);
-                Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
-            });
-        }
+        let mut command = Command::new(self.binaries.program(self.name));
+        command.args(args).current_dir(&self.paths.tools).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        as_child(&mut command, self.account);
         command.spawn()
     }
 }

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::account::Account;
-use super::binaries::{Binaries, environment};
+use super::binaries::{Binaries, as_child};
 use super::session::{Session, literal};
 use crate::EngineError;
 
@@ -93,7 +93,6 @@ impl Private<'_> {
         write("pg_hba.conf", "local all all trust\n")
     }
 
-    #[allow(unsafe_code)]
     fn command(&self, first: &[&str]) -> Command {
         let mut command = Command::new(self.binaries.program("postgres"));
         let file = |name: &str| self.place.join(name).display().to_string();
@@ -121,18 +120,8 @@ impl Private<'_> {
         ] {
             command.arg("-c").arg(format!("{}={}", setting.0, setting.1));
         }
-        command.env_clear().envs(environment()).current_dir(self.data).kill_on_drop(true);
-        if let Some((uid, gid)) = self.account.change_to() {
-            command.uid(uid).gid(gid);
-        }
-        // SAFETY: runs in the child between fork and exec, and only makes system calls. With the agent goes the database.
-        unsafe {
-            command.pre_exec(|| {
-                // The agent's own priority is not for its tools.
-                let _ = rustix::process::setpriority_process(None, 0);
-                Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
-            });
-        }
+        command.current_dir(self.data);
+        as_child(&mut command, self.account);
         command
     }
 

@@ -109,7 +109,8 @@ impl World {
     }
 
     fn ask(&mut self, wish: Wish) {
-        self.propose(0, Change::Ask(wish));
+        let change = self.latest().asking(wish);
+        self.propose(0, change);
     }
 
     fn isolate(&mut self, i: usize) {

@@ -1,0 +1,160 @@
+//! A cluster's nodes: their processes, and what can be done to them.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+
+use super::{Cluster, Form};
+use crate::process::{self, Process};
+use crate::wait::wait_until;
+
+/// A node, as the harness knows it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// `n1`, …
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Its directory.
+    pub dir: PathBuf,
+}
+
+impl Node {
+    /// Its data directory.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// The processes that are a part of it: its agent, its guard, its database, and tools that these run.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        process::all().into_iter().filter(|p| p.state != 'Z' && p.belongs_to(&self.dir)).collect()
+    }
+}
+
+impl Cluster {
+    /// The agent's process.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn agent(&self, node: &str) -> Result<u32> {
+        let config = self.config(node);
+        let found = self
+            .node(node)
+            .processes()
+            .into_iter()
+            .find(|p| p.title.contains(" agent ") && p.title.contains(&*config.to_string_lossy()));
+        Ok(found.with_context(|| format!("{node} has no agent"))?.pid)
+    }
+
+    /// The postmaster.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn postmaster(&self, node: &str) -> Result<u32> {
+        let path = self.node(node).data().join("postmaster.pid");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let pid = text.lines().next().unwrap_or_default().trim().parse()?;
+        if !Process::alive(pid) {
+            bail!("{node}'s database is not running");
+        }
+        Ok(pid)
+    }
+
+    /// The guard: the postmaster's parent.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn guard(&self, node: &str) -> Result<u32> {
+        let postmaster = self.postmaster(node)?;
+        let parent = process::all().into_iter().find(|p| p.pid == postmaster).map(|p| p.parent);
+        let parent = parent.filter(|p| *p > 1).with_context(|| format!("{node}'s database has no guard"))?;
+        Ok(parent)
+    }
+
+    /// One of the database's processes, by a word of its title: `walreceiver`, `startup`, `walsender`, `archiver`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn backend(&self, node: &str, word: &str) -> Result<u32> {
+        let postmaster = self.postmaster(node)?;
+        let found = process::tree(postmaster).into_iter().find(|p| p.pid != postmaster && p.title.contains(word));
+        Ok(found.with_context(|| format!("{node}'s database has no {word}"))?.pid)
+    }
+
+    /// Sends a signal to a process of a node.
+    ///
+    /// # Errors
+    /// It may not be sent.
+    pub fn signal(&self, pid: u32, signal: Signal) -> Result<()> {
+        process::signal(pid, signal)
+    }
+
+    /// Sends a signal to every process of a node.
+    ///
+    /// # Errors
+    /// It may not be sent.
+    pub fn signal_node(&self, node: &str, signal: Signal) -> Result<()> {
+        self.node(node).processes().iter().try_for_each(|p| process::signal(p.pid, signal))
+    }
+
+    /// The node is lost: every process of it is killed with SIGKILL at once.
+    ///
+    /// # Errors
+    /// One may not be killed, or is still there.
+    pub fn kill_node(&self, node: &str) -> Result<()> {
+        if self.form == Form::Local {
+            self.local(&["local", "kill-node", node]).map(drop)?;
+        }
+        self.kill_nodes(&[node])
+    }
+
+    /// These nodes' power fails at the same moment.
+    ///
+    /// # Errors
+    /// A process may not be killed, or is still there.
+    pub fn kill_nodes(&self, nodes: &[&str]) -> Result<()> {
+        wait_until("the killed nodes' processes to be gone", Duration::from_secs(10), || {
+            let there: Vec<Process> = nodes.iter().flat_map(|n| self.node(n).processes()).collect();
+            process::kill_all(&there)?;
+            Ok(there.is_empty())
+        })
+    }
+
+    /// Starts a node's agent; nothing is waited for.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start_node(&self, node: &str) -> Result<()> {
+        match self.form {
+            Form::Local => self.local(&["local", "start-node", node]).map(drop),
+            Form::Network => {
+                let log = self.node(node).dir.join("harness.log");
+                let out = File::options().create(true).append(true).open(&log)?;
+                let mut c = self.node_namespace(node).command(self.trine.as_os_str());
+                c.args(["agent", "--config"]).arg(self.config(node));
+                c.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0);
+                let mut child = c.spawn().with_context(|| format!("starting {node}"))?;
+                // Collects its exit, whenever that is; else it would stay as a zombie.
+                std::thread::spawn(move || child.wait());
+                wait_until(&format!("the agent of {node}"), Duration::from_secs(10), || self.agent(node).map(|_| true))
+            }
+        }
+    }
+
+    /// Runs a node's agent, which is expected to end by itself within 20 s, and gives all that it said.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn run_agent(&self, node: &str) -> Result<Output> {
+        let mut c = self.node_namespace(node).command("timeout".as_ref());
+        c.args(["--kill-after=2", "20"]).arg(&self.trine).args(["agent", "--config"]).arg(self.config(node));
+        c.stdin(Stdio::null()).output().with_context(|| format!("running {c:?}"))
+    }
+}

@@ -1,0 +1,84 @@
+//! How a cluster is made: its form, where it is, and the programs that it runs.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::disks::DiskKind;
+
+/// Where the nodes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `trine local up`: three nodes on 127.0.0.1, .2 and .3, all in one network namespace.
+    Local,
+    /// `trine init` and one agent in each of three network namespaces on one switch.
+    Network,
+}
+
+/// How a cluster is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the nodes run.
+    pub form: Form,
+    /// `--set KEY=VALUE` at its creation.
+    pub set: Vec<String>,
+    /// Priorities of n1, n2, n3 (only in [`Form::Network`]).
+    pub priorities: Option<[u32; 3]>,
+    /// A node whose directory is a file system of its own (only in [`Form::Network`]).
+    pub disk: Option<(&'static str, DiskKind)>,
+}
+
+impl Options {
+    /// Three nodes by `trine local up`.
+    #[must_use]
+    pub fn local() -> Self {
+        Self { form: Form::Local, set: Vec::new(), priorities: None, disk: None }
+    }
+
+    /// Three nodes in networks of their own.
+    #[must_use]
+    pub fn network() -> Self {
+        Self { form: Form::Network, ..Self::local() }
+    }
+
+    /// With one more `--set KEY=VALUE`.
+    #[must_use]
+    pub fn set(mut self, setting: &str) -> Self {
+        self.set.push(setting.to_owned());
+        self
+    }
+}
+
+/// The program under test: `TRINE_BIN`, or the one built into the same target directory as this test.
+///
+/// # Errors
+/// There is none.
+pub fn trine_binary() -> Result<PathBuf> {
+    built("trine", "TRINE_BIN")
+}
+
+/// The tests' own client.
+///
+/// # Errors
+/// There is none.
+pub fn client_binary() -> Result<PathBuf> {
+    built("trine-client", "TRINE_CLIENT_BIN")
+}
+
+fn built(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    // target/debug/deps/a-test or target/debug/a-program
+    let found = own.ancestors().skip(1).take(2).map(|d| d.join(name)).find(|p| p.is_file());
+    found.with_context(|| {
+        format!("{name} is not built: run `cargo build --workspace` (or `make test`), or set {variable}")
+    })
+}
+
+/// Where the directories of test clusters are made: reachable by the user that PostgreSQL runs as.
+#[must_use]
+pub fn test_root() -> PathBuf {
+    std::env::var_os("TRINE_TEST_DIR").map_or_else(|| "/var/tmp/trine-tests".into(), PathBuf::from)
+}
