@@ -244,8 +244,10 @@ fn sync_rule(
     let short = eligible.len() < state.settings.acks;
     let mut changes = Vec::new();
     // Strict, and too few standbys: a smaller rule acknowledges nothing more, and makes the primary the only proof of what
-    // was. So the present one stays, unless a standby's copy has to be rewound, which needs the rule without it.
-    let someone_rewinds = target.standbys.iter().any(|n| fresh.get(n).is_some_and(|r| waits_for_rewind(r)));
+    // was. So the present one stays, unless a standby's copy has to be rewound, which needs rules without it: also those that
+    // a change is to replace, because that change may wait for a standby that never comes back.
+    let mut named = std::iter::once(&held.rule).chain(&held.pending).flat_map(|r| &r.standbys);
+    let someone_rewinds = named.any(|n| fresh.get(n).is_some_and(|r| waits_for_rewind(r)));
     let pointless = short && state.settings.durability == Durability::Strict && !someone_rewinds;
     // Nor is anything changed for a primary that is not known to be there: it would bind an election, and help nobody.
     let leads = |r: &&&Report| r.database == Database::Primary { epoch: state.epoch };

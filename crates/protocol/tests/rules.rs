@@ -444,6 +444,29 @@ fn a_copy_is_rebuilt_when_only_it_could_let_the_epoch_open() {
     assert!(cleared.iter().any(|c| matches!(c, Change::ClearAlarm { alarm } if alarm == "not-open")));
 }
 
+/// n1 must be rewound and is in the first rule; it was to leave it for n3 alone when n3 went away for good.
+#[test]
+fn a_copy_that_must_be_rewound_is_let_go_of_by_every_rule_of_the_epoch() {
+    let mut state = open_cluster();
+    let begun = begin(&state);
+    accepted(&mut state, begun);
+    let change = elected(&state, rule(2, &[1, 3]));
+    accepted(&mut state, change);
+    let epoch = state.epoch;
+    accepted(&mut state, Change::BarrierPassed { epoch });
+    let mut all = reports(&state);
+    let n1 = all.get_mut(&name(1)).unwrap();
+    (n1.needs, n1.database) = (Some(Repair::Rewind), Database::Stopped);
+    let mut controller = Controller::default();
+    let changes = step(&mut controller, &state, &all, at(0));
+    assert!(matches!(&changes[..], [Change::ChangeRule { rule: r, .. }] if *r == rule(2, &[3])), "{changes:?}");
+    accepted(&mut state, changes[0].clone());
+    all.remove(&name(3));
+    let changes = step(&mut controller, &state, &all, at(60_000));
+    let alone = |c: &Change| matches!(c, Change::ChangeRule { rule: r, .. } if *r == rule(2, &[]));
+    assert!(changes.iter().any(alone), "{changes:?}");
+}
+
 #[test]
 fn a_state_of_before_a_change_can_still_be_read() {
     let state = open_cluster();
