@@ -101,9 +101,7 @@ pub(crate) async fn change(node: &Node, change: Change) -> Result<u64, Refused> 
     match node.propose(change).await {
         Some(Outcome::Applied(number)) => Ok(number),
         Some(Outcome::Refused(why)) => Err(Refused::failed(why)),
-        None => Err(Refused::no_majority(
-            "too few voters answer; whether it was taken is not known, `trine events` shows it once they are back",
-        )),
+        None => Err(Refused::unknown("consensus did not answer in time: whether it was taken is not known")),
     }
 }
 

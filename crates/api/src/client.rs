@@ -182,8 +182,9 @@ impl Client {
                 Asked::Unreached(reason) => tried.push(format!("{}: {reason}", server.url)),
                 Asked::Lost(reason) => return Err(ClientError::Unknown { url: server.url.clone(), reason }),
                 Asked::Answered(status, bytes) => match read(server, status, &bytes) {
-                    // This node can't reach the others, perhaps another one can.
-                    Err(ClientError::Refused(r)) if status.is_server_error() => refused = Some(r),
+                    // This node can't reach the others, perhaps another one can. What may have been taken is not asked for
+                    // again: it could happen twice.
+                    Err(ClientError::Refused(r)) if status == StatusCode::SERVICE_UNAVAILABLE => refused = Some(r),
                     done => return done,
                 },
             }
@@ -217,7 +218,9 @@ impl Client {
                 Ok(answer) if good(&answer) => return Ok(answer),
                 Ok(answer) => second_best = second_best.or(Some(answer)),
                 Err(ClientError::NoAnswer { tried: one }) => tried.extend(one),
-                Err(ClientError::Refused(r)) if r.code == RefusedCode::Failed => tried.push(r.message),
+                Err(ClientError::Refused(r)) if matches!(r.code, RefusedCode::Failed | RefusedCode::Unknown) => {
+                    tried.push(r.message);
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -268,6 +268,7 @@ async fn answer<T: Serialize>(work: impl Future<Output = Result<T, Refused>>) ->
         Ok(Err(refusal)) => {
             let status = match refusal.code {
                 RefusedCode::Failed | RefusedCode::NoMajority => StatusCode::SERVICE_UNAVAILABLE,
+                RefusedCode::Unknown => StatusCode::GATEWAY_TIMEOUT,
                 RefusedCode::WrongUse => StatusCode::BAD_REQUEST,
                 RefusedCode::Unsafe => StatusCode::CONFLICT,
                 RefusedCode::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -276,7 +277,7 @@ async fn answer<T: Serialize>(work: impl Future<Output = Result<T, Refused>>) ->
         }
         Err(_) => {
             let message = format!("no answer within {} s; `trine status` tells more", ANSWER_DEADLINE.as_secs());
-            refused(&Refused::failed(message), StatusCode::GATEWAY_TIMEOUT)
+            refused(&Refused::unknown(message), StatusCode::GATEWAY_TIMEOUT)
         }
     }
 }

@@ -397,6 +397,11 @@ impl Refused {
         Self { code: RefusedCode::NoMajority, message: message.into() }
     }
 
+    /// It was asked for, and nobody told what became of it.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self { code: RefusedCode::Unknown, message: message.into() }
+    }
+
     /// It could lose data or make two primaries.
     pub fn not_safe(message: impl Into<String>) -> Self {
         Self { code: RefusedCode::Unsafe, message: message.into() }
@@ -420,6 +425,8 @@ pub enum RefusedCode {
     Unsafe,
     /// The node that was asked reaches too few voters to decide anything safely; another one may: exit 3.
     NoMajority,
+    /// It may have been taken, so it must not be asked for again unseen: exit 1.
+    Unknown,
     /// The token is missing or wrong: exit 1.
     Unauthorized,
 }

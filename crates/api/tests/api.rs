@@ -63,6 +63,8 @@ impl Control for Fake {
         match request {
             Request::Resume => Ok(Accepted { request: Some(7), ..Accepted::default() }),
             Request::Pause { .. } => Err(Refused::failed("no leader")),
+            Request::Rebuild { .. } if self.leader.is_none() => Err(Refused::unknown("perhaps")),
+            Request::Rebuild { .. } => Ok(Accepted { request: Some(9), ..Accepted::default() }),
             Request::Switchover { .. } if self.leader.is_none() => Err(Refused::no_majority("nobody answers")),
             Request::Switchover { .. } => Ok(Accepted { request: Some(8), ..Accepted::default() }),
             _ => Err(Refused::not_safe("that could lose a commit")),
@@ -196,6 +198,10 @@ async fn another_node_answers_for_one_that_is_gone_or_frozen() {
     assert_eq!(e.to_string(), "no leader");
     let switchover = Request::Switchover { to: None };
     assert_eq!(client(&urls[2..], Some(TOKEN)).request(&switchover).await.unwrap().request, Some(8));
+    // What may have been taken is not asked for a second time.
+    let rebuild = Request::Rebuild { node: "n3".parse().unwrap() };
+    let e = client(&urls[2..], Some(TOKEN)).request(&rebuild).await.unwrap_err();
+    assert_eq!(code_of(&e), Some(RefusedCode::Unknown));
     let e = client(&urls[2..3], Some(TOKEN)).request(&switchover).await.unwrap_err();
     assert_eq!(code_of(&e), Some(RefusedCode::NoMajority));
     let first = client(&urls[..1], Some(TOKEN)).request(&Request::Resume).await.unwrap_err();

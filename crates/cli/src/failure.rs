@@ -87,11 +87,14 @@ impl From<ConfigError> for Failure {
     }
 }
 
+/// What to do about a request of which nobody knows what became.
+const TAKEN: Option<&str> = Some("`trine events` shows whether it was taken");
+
 impl From<ClientError> for Failure {
     fn from(e: ClientError) -> Self {
         let exit = match &e {
             ClientError::Refused(r) => match r.code {
-                RefusedCode::Failed | RefusedCode::Unauthorized => Exit::Failed,
+                RefusedCode::Failed | RefusedCode::Unknown | RefusedCode::Unauthorized => Exit::Failed,
                 RefusedCode::WrongUse => Exit::WrongUse,
                 RefusedCode::Unsafe | RefusedCode::NoMajority => Exit::Unsafe,
             },
@@ -107,7 +110,8 @@ impl From<ClientError> for Failure {
             ClientError::Refused(r) if r.code == RefusedCode::NoMajority => Some(
                 "bring another node back; if those that are missing are gone for good: trine failover --accept-data-loss",
             ),
-            ClientError::Unknown { .. } => Some("`trine events` shows whether it was taken"),
+            ClientError::Unknown { .. } => TAKEN,
+            ClientError::Refused(r) if r.code == RefusedCode::Unknown => TAKEN,
             _ => None,
         };
         Self { exit, message: chain(&e), hint: hint.map(str::to_owned) }

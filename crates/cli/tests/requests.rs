@@ -195,6 +195,7 @@ fn what_is_asked_for_is_waited_for() {
 fn refusals_are_told_with_their_exit_code() {
     for (refused, code) in [
         (Refused::failed("no majority"), 1),
+        (Refused::unknown("it may have been taken"), 1),
         (Refused::wrong_use("no such thing"), 2),
         (Refused::not_safe("n2 lags"), 3),
         (Refused::no_majority("nobody else answers"), 3),

@@ -172,3 +172,14 @@ impl EngineError {
         trine_platform::plain(&text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_for_people() {
+        let error = EngineError::io("read", "/x")(io::Error::from_raw_os_error(111));
+        assert_eq!(error.chain(), "can't read /x: Connection refused");
+    }
+}
