@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::json;
+use trine_tests::process::processor_seconds;
 use trine_tests::scenario::alone;
 use trine_tests::{Cluster, Options, now_ns};
 
@@ -23,15 +24,6 @@ impl Default for Arguments {
     fn default() -> Self {
         Self { seconds: 30 }
     }
-}
-
-/// Processor time in clock ticks of 10 ms (USER_HZ), user and system.
-fn ticks(pid: u32) -> Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after_name = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
-    // Fields 14 and 15 of the line; the state after the name is the 3rd.
-    let times: Vec<u64> = after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse().ok()).collect();
-    Ok(times.iter().sum())
 }
 
 fn resident_mib(pid: u32) -> Result<f64> {
@@ -53,17 +45,18 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
         .map(|n| Ok((n.name.clone(), cluster.agent(&n.name)?, cluster.guard(&n.name)?)))
         .collect::<Result<_>>()?;
     let start = now_ns();
-    let before: Vec<(u64, u64)> = agents.iter().map(|a| Ok((ticks(a.1)?, ticks(a.2)?))).collect::<Result<_>>()?;
+    let before: Vec<(f64, f64)> =
+        agents.iter().map(|a| Ok((processor_seconds(a.1)?, processor_seconds(a.2)?))).collect::<Result<_>>()?;
     std::thread::sleep(Duration::from_secs(a.seconds));
     let elapsed = seconds(now_ns() - start);
     let mut rows = Vec::new();
     let mut data = Vec::new();
     for ((name, agent, guard), (agent_before, guard_before)) in agents.into_iter().zip(before) {
-        #[allow(clippy::cast_precision_loss, reason = "a few seconds' ticks")]
-        let percent = |ticks: u64| ticks as f64 / 100.0 / elapsed * 100.0;
+        let percent = |seconds: f64| seconds / elapsed * 100.0;
         let role = if status.primary.as_deref() == Some(&name) { "primary" } else { "standby" };
         let leads = status.more.get("leader").and_then(|l| l.as_str()) == Some(&name);
-        let (cpu, guard_cpu) = (percent(ticks(agent)? - agent_before), percent(ticks(guard)? - guard_before));
+        let (cpu, guard_cpu) =
+            (percent(processor_seconds(agent)? - agent_before), percent(processor_seconds(guard)? - guard_before));
         let (memory, guard_memory) = (resident_mib(agent)?, resident_mib(guard)?);
         rows.push(vec![
             name.clone(),

@@ -72,6 +72,18 @@ pub fn tree(root: u32) -> Vec<Process> {
     found
 }
 
+/// The processor time that a process has used, in seconds.
+///
+/// # Errors
+/// It is gone.
+pub fn processor_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
+    // Fields 14 and 15 of the line, in ticks of 10 ms (USER_HZ); the state after the name is the 3rd.
+    let ticks: u32 = after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u32>().ok()).sum();
+    Ok(f64::from(ticks) / 100.0)
+}
+
 /// Sends a signal. A process that is gone already is no error.
 ///
 /// # Errors

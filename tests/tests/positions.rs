@@ -160,6 +160,8 @@ fn primary_and_a_standby_lost_is_refused_until_a_person_accepts_it() {
         s.cluster.kill_nodes(&["n1", "n2"])?;
         std::fs::remove_dir_all(s.cluster.node("n2").data())?;
         s.cluster.start_node("n2")?;
+        let n3 = s.cluster.agent("n3")?;
+        let (used, began) = (process::processor_seconds(n3)?, now_ns());
         // Consensus has its majority again; the data has not.
         let told = wait_for("the cluster to say why it elects nobody", SOON, || {
             let status = s.cluster.status()?;
@@ -167,6 +169,9 @@ fn primary_and_a_standby_lost_is_refused_until_a_person_accepts_it() {
             Ok((status.health == "unavailable" && alarms > 0).then_some(status))
         })?;
         println!("two-lost: {:?}", told.more.get("alarms"));
+        let elapsed = Duration::from_nanos(now_ns() - began).as_secs_f64();
+        let busy = (process::processor_seconds(n3)? - used) / elapsed;
+        ensure!(busy < 0.4, "n3 only waits, and its agent used {:.0} % of a core", busy * 100.0);
         let refused = s.cluster.trine(&["failover", "--to", "n3", "--timeout", "10"])?;
         ensure!(!refused.status.success(), "a failover without proof was carried out");
         ensure!(refused.status.code() == Some(3), "refused for safety is exit 3, this was {}", refused.status);

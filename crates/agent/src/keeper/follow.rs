@@ -66,15 +66,13 @@ pub(super) async fn follow(
         }
         Some(Repair::Rewind) => return rewind(node, &upstream, &history).await,
         None if missing => {
-            node.note(|d| d.work = Some("its copy is unusable, and automatic repair is paused"));
-            return Ok(Turn::Reached);
+            return Ok(Turn::Reached(Some("its copy is unusable, and automatic repair is paused")));
         }
         None => {}
     }
     if node.doing.borrow().needs.is_some() {
         // The controller takes this node out of the sync rule first.
-        node.note(|d| d.work = Some("waiting until its copy may be repaired"));
-        return Ok(Turn::Reached);
+        return Ok(Turn::Reached(Some("waiting until its copy may be repaired")));
     }
     let followed = node.engine.follow(&upstream, &history).await.map_err(engine("can't follow the primary"))?;
     let seen = node.inspect().await;
@@ -86,7 +84,7 @@ pub(super) async fn follow(
                 d.work = None;
             });
             // Not reached for good: a stream that breaks shows in the inspection, which wakes the keeper.
-            Ok(if seen.streaming { Turn::Reached } else { Turn::Soon })
+            Ok(if seen.streaming { Turn::Reached(None) } else { Turn::Soon })
         }
         Followed::NotYet => {
             node.note(|d| {
@@ -104,12 +102,12 @@ pub(super) async fn follow(
         Followed::TooFarBehind(why) => {
             tracing::info!(%epoch, %primary, why, "the primary no longer has the log that this copy needs");
             node.note(|d| d.needs = Some(Repair::Rebuild));
-            Ok(Turn::Reached)
+            Ok(Turn::Reached(None))
         }
         Followed::Diverged(why) => {
             tracing::info!(%epoch, %primary, why, "this copy has what the primary has not");
             node.note(|d| d.needs = Some(Repair::Rewind));
-            Ok(Turn::Reached)
+            Ok(Turn::Reached(None))
         }
     }
 }

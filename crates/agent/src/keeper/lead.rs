@@ -31,13 +31,13 @@ pub(super) async fn lead(
     let doing = node.doing.borrow().clone();
     if doing.failed.as_ref().is_some_and(|(e, _)| *e == epoch) || doing.yielded == Some(epoch) {
         // The controller has been told; the epoch that follows will say what to do.
-        return Ok(Turn::Reached);
+        return Ok(Turn::Reached(None));
     }
     if doing.leading != Some(epoch) {
         if doing.sealed.is_none_or(|(e, p)| e != epoch || p.is_none()) || node.serving.epoch().is_some() {
             // It was elected on a position that this process has not read: every start of a primary is a new epoch.
             give_up(node, epoch, "it has restarted since it was elected");
-            return Ok(Turn::Reached);
+            return Ok(Turn::Reached(None));
         }
         if !become_primary(node, epoch, sync).await {
             return Ok(Turn::Soon);
@@ -45,12 +45,12 @@ pub(super) async fn lead(
     }
     node.engine.set_sync(sync).await.map_err(engine("can't set the sync rule"))?;
     if !barrier {
-        return Ok(Turn::Reached);
+        return Ok(Turn::Reached(None));
     }
     if *sync == SyncSetting::Wait {
         // Nobody can acknowledge: nothing to prove, and nothing opens. That the primary alone has the data holds already.
         settle(node, epoch, rule, false).await;
-        return Ok(Turn::Reached);
+        return Ok(Turn::Reached(None));
     }
     node.note(|d| d.work = Some("waiting for one commit to pass through the sync rule"));
     node.engine.barrier(epoch).await.map_err(engine("the open barrier did not pass"))?;
@@ -121,7 +121,7 @@ fn give_up(node: &Arc<Node>, epoch: Epoch, why: &str) {
 /// standbys have everything), the lease is released.
 pub(super) async fn leave(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, KeeperError> {
     if node.doing.borrow().leading != Some(epoch) {
-        return Ok(Turn::Reached);
+        return Ok(Turn::Reached(None));
     }
     node.note(|d| d.work = Some("leaving: transactions under way finish"));
     let started = Instant::now();
@@ -151,5 +151,5 @@ pub(super) async fn leave(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, Keeper
     node.inspect().await;
     tracing::info!(%epoch, ?drained, took = ?started.elapsed(), "left: the database has stopped");
     release(node, epoch).await;
-    Ok(Turn::Reached)
+    Ok(Turn::Reached(None))
 }

@@ -28,8 +28,10 @@ const SOON: Duration = Duration::from_millis(40);
 
 /// What a turn has come to.
 enum Turn {
-    /// The goal is reached: look again when something changes.
-    Reached,
+    /// The goal is reached: look again when something changes. What it waits for, in words, if for anything.
+    ///
+    /// Not noted by the turn itself: a turn that changes what the next one finds would never rest.
+    Reached(Option<&'static str>),
     /// Something else has to happen first: look again soon.
     Soon,
 }
@@ -66,9 +68,9 @@ pub(crate) async fn keep_database(node: Arc<Node>) {
             }
         };
         let pause = match turn {
-            Ok(Turn::Reached) => {
+            Ok(Turn::Reached(waits_for)) => {
                 node.note(|d| {
-                    d.work = None;
+                    d.work = waits_for;
                     d.problem = None;
                 });
                 None
@@ -117,10 +119,7 @@ async fn recall(node: &Node) {
 
 async fn take_turn(node: &Arc<Node>, goal: &Goal) -> Result<Turn, KeeperError> {
     match goal {
-        Goal::Rest(why) => {
-            node.note(|d| d.work = Some(why));
-            Ok(Turn::Reached)
-        }
+        Goal::Rest(why) => Ok(Turn::Reached(Some(why))),
         Goal::Bootstrap => {
             // A seed that lost its data may have an old view: only what consensus says now makes an empty copy the first.
             let state = match node.consensus.read(READ).await {

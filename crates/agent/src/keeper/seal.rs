@@ -22,15 +22,14 @@ pub(super) async fn seal(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, KeeperE
         d.leading = None;
         d.yielded = None;
         d.failed = None;
-        d.work = Some("sealed");
     });
     let seen = node.inspect().await;
     if copy_of(&seen) != Copy::Complete {
         // It votes, and has no data to offer.
-        return Ok(Turn::Reached);
+        return Ok(Turn::Reached(Some("sealed")));
     }
     if node.doing.borrow().sealed.is_some_and(|(e, p)| e == epoch && p.is_some()) && seen.process == Process::Running {
-        return Ok(Turn::Reached);
+        return Ok(Turn::Reached(Some("sealed")));
     }
     if seen.role == Some(Role::Primary) {
         // What has been a primary never becomes a standby in place: it ends, and starts as one.
@@ -45,5 +44,5 @@ pub(super) async fn seal(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, KeeperE
         d.needs = None;
     });
     node.inspect().await;
-    Ok(Turn::Reached)
+    Ok(Turn::Reached(Some("sealed")))
 }
