@@ -138,6 +138,7 @@ pub async fn start(
         writer: OnceLock::new(),
         leases: watch::channel(None).0,
         seen: watch::channel(Inspection::of(DataCopy::Missing, Process::Stopped)).0,
+        streamed: watch::channel(None).0,
         doing: watch::channel(Doing::default()).0,
         digest: watch::channel(Digest::default()).0,
         known: Mutex::default(),

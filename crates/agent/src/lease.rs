@@ -61,6 +61,8 @@ async fn renew_epoch(node: &Arc<Node>, epoch: Epoch) {
     let mut under_way: std::collections::BTreeMap<NodeName, usize> = std::collections::BTreeMap::new();
     let mut states = node.consensus.state();
     node.leases.send_replace(None);
+    // Until when the guard and the endpoints have been told: most answers move nothing.
+    let mut told = None;
     loop {
         tokio::select! {
             _ = beat.tick() => {
@@ -86,7 +88,8 @@ async fn renew_epoch(node: &Arc<Node>, epoch: Epoch) {
                     }
                     None => {}
                 }
-                if let Some(until) = lease.until() {
+                if let Some(until) = lease.until().filter(|u| told != Some(*u)) {
+                    told = Some(until);
                     // The guard first: it must never hold an older deadline than the endpoints serve by.
                     if node.serving.epoch() == Some(epoch) {
                         node.engine.push(until);

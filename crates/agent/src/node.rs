@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) leases: watch::Sender<Option<(Epoch, Moment)>>,
     /// The latest look at the database.
     pub(crate) seen: watch::Sender<Inspection>,
+    /// When the database was last seen to stream.
+    pub(crate) streamed: watch::Sender<Option<Moment>>,
     /// What the keeper has come to.
     pub(crate) doing: watch::Sender<Doing>,
     /// What the controller last told of all nodes.

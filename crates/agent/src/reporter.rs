@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use trine_api::{NodeState, NodeStatus, Progress, Role};
 use trine_engine::{Inspection, Process, Role as DatabaseRole};
 use trine_platform::plain;
@@ -20,25 +20,33 @@ const BEAT: Duration = Duration::from_millis(100);
 /// And while all is well. Two of them are within the age at which the controller holds a report for old.
 const CALM_BEAT: Duration = Duration::from_millis(200);
 
-/// How often the database is looked at when nothing happens.
+/// How often the database is looked at while something is wrong or under way.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// And while all is well.
+const CALM_LOOK: Duration = Duration::from_millis(500);
 
 /// A primary that has not answered the agent for so long hangs (its disk, most likely): another node should lead.
 const HUNG: Duration = Duration::from_secs(4);
+
+/// A standby that has not streamed for so long shows readers a past that they would not expect: longer than the time in
+/// which a receiver connects again, and about the default of `sync.grace_ms`.
+const READABLE: Duration = Duration::from_secs(5);
 
 /// How long the controller may take to answer.
 const ANSWER: Duration = Duration::from_millis(300);
 
 /// Looks at the database for ever.
 pub(crate) async fn keep_looking(node: Arc<Node>) {
-    let mut beat = interval(LOOK);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = beat.tick() => {}
+            () = sleep(if is_calm(&node) { CALM_LOOK } else { LOOK }) => {}
             () = node.look.notified() => {}
         }
         let seen = node.inspect().await;
+        if seen.streaming {
+            node.streamed.send_replace(Some(node.clock.now()));
+        }
         let leading = node.doing.borrow().leading;
         if let Some(epoch) = leading
             && seen.process == Process::Hung
@@ -78,12 +86,20 @@ pub(crate) async fn keep_reporting(node: Arc<Node>) {
     }
 }
 
+/// The epoch is open under a rule that names every standby, nothing is about to change, and this node does its part.
+fn is_calm(node: &Node) -> bool {
+    let state = node.state();
+    let Some(held) = state.held().filter(|h| h.opened && h.leaving.is_none() && h.pending.is_empty()) else {
+        return false;
+    };
+    let complete = held.rule.standbys.len() + 1 >= state.voters().count();
+    complete && (node.seen.borrow().streaming || node.serving.epoch().is_some())
+}
+
 /// When this node has something to tell next by the mere passing of time.
 fn until_news(node: &Node) -> Duration {
     let state = node.state();
-    let streams = || node.seen.borrow().streaming || node.serving.epoch().is_some();
-    let calm = state.held().is_some_and(|h| h.opened && h.leaving.is_none() && h.pending.is_empty()) && streams();
-    let mut next = if calm { CALM_BEAT } else { BEAT };
+    let mut next = if is_calm(node) { CALM_BEAT } else { BEAT };
     // The primary has been silent for too long from then on.
     let suspect = Duration::from_millis(state.settings.suspect_ms);
     next = next.min(suspect.checked_sub(node.desk.silence()).unwrap_or(next));
@@ -112,7 +128,9 @@ pub(crate) fn account(node: &Node) -> Account {
     let led = state.held().map_or(Epoch::ZERO, |_| state.epoch);
     node.desk.learn(led);
     let database = database(node, &seen, &doing);
-    let readable = is_readable(&seen, &doing, &database, state.epoch);
+    let now = node.clock.now();
+    let fresh = node.streamed.borrow().is_some_and(|at| now.since(at) < READABLE);
+    let readable = is_readable(&seen, &doing, &database, fresh);
     let report = Report {
         promised: node.desk.promised(),
         seen: led,
@@ -151,10 +169,10 @@ fn database(node: &Node, seen: &Inspection, doing: &Doing) -> Database {
 }
 
 /// Readers are led to a standby that follows, and not away from one that is only waiting for its next primary.
-fn is_readable(seen: &Inspection, doing: &Doing, database: &Database, epoch: Epoch) -> bool {
+fn is_readable(seen: &Inspection, doing: &Doing, database: &Database, fresh: bool) -> bool {
     let standby = seen.process == Process::Running && seen.role == Some(DatabaseRole::Standby) && doing.needs.is_none();
     let fit = match database {
-        Database::Following { epoch: e, streaming } => *streaming || *e == epoch,
+        Database::Following { streaming, .. } => *streaming || fresh,
         Database::Sealed => true,
         _ => false,
     };

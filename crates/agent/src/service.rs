@@ -1,5 +1,6 @@
 //! Answers the other nodes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,12 @@ async fn history(node: &Node, epoch: Epoch) -> Option<LogOf> {
     let _ = tokio::time::timeout(PROMOTION, leads).await;
     if node.doing.borrow().leading != Some(epoch) {
         return None;
+    }
+    // A member's slot that has lost its log keeps nothing any more, and lets nobody in from PostgreSQL 18 on: who is about to
+    // follow gets a new one.
+    let members: BTreeSet<NodeName> = node.state().members.keys().cloned().collect();
+    if let Err(error) = node.engine.set_members(&members).await {
+        tracing::debug!(error = error.chain(), "can't renew the members' slots now; the next who asks tries again");
     }
     match node.engine.history().await {
         Ok(history) => Some(LogOf { history, rewind_ready: node.seen.borrow().rewind_ready }),

@@ -39,7 +39,7 @@ pub struct ConsensusConfig {
 }
 
 impl ConsensusConfig {
-    /// The usual timings: 100 ms, 600 ms, 2,000 entries.
+    /// The usual timings: 150 ms, 600 ms, 2,000 entries.
     #[must_use]
     pub fn new(me: NodeName, cluster_id: impl Into<String>) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl ConsensusConfig {
             cluster_id: cluster_id.into(),
             founding: Founding::Join,
             voter: true,
-            heartbeat: Duration::from_millis(100),
+            heartbeat: Duration::from_millis(150),
             election: Duration::from_millis(600),
             snapshot_every: 2000,
         }
@@ -61,7 +61,8 @@ impl ConsensusConfig {
         let config = Config {
             cluster_name: self.cluster_id.clone(),
             heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: election / 4,
+            // openraft wants it above the heartbeat.
+            election_timeout_min: (election / 4).max(millis(self.heartbeat) + 1),
             election_timeout_max: election / 2,
             // The whole snapshot goes in one call, and the other side has it on disk when it answers.
             install_snapshot_timeout: 10_000,

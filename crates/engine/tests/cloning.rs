@@ -121,7 +121,8 @@ fn somebodys(cluster: &Cluster) -> String {
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
     let path = path.to_str().unwrap().to_owned();
     run("chown", &["postgres", &path]);
-    let bin = "/usr/lib/postgresql/15/bin";
+    let bin = common::bin_dir();
+    let bin = bin.display();
     let socket = format!("{path}.sock");
     std::fs::create_dir(&socket).unwrap();
     run("chown", &["postgres", &socket]);

@@ -59,7 +59,7 @@ async fn a_small_tail_is_rewound_and_kept_aside() {
         serde_json::from_slice(&std::fs::read(folder.join("note.json")).unwrap()).unwrap();
     let word = |k: &str| note[k].as_str().unwrap().to_owned();
     let read = common::run(
-        "/usr/lib/postgresql/15/bin/pg_waldump",
+        common::bin_dir().join("pg_waldump").to_str().unwrap(),
         &["-s", &word("from"), "-e", &word("to"), "-t", "2", "-p", folder.to_str().unwrap()],
     );
     assert!(read.contains("desc: INSERT"), "{read}");
@@ -116,9 +116,10 @@ async fn two_promotions_from_the_same_place_can_be_told_apart() {
 fn programs_with(dir: &Path, pg_rewind: &str) -> std::path::PathBuf {
     let bin = dir.join("bin");
     std::fs::create_dir_all(&bin).unwrap();
-    for name in list(Path::new("/usr/lib/postgresql/15/bin")) {
+    let theirs = common::bin_dir();
+    for name in list(&theirs) {
         if name != "pg_rewind" {
-            std::os::unix::fs::symlink(Path::new("/usr/lib/postgresql/15/bin").join(&name), bin.join(name)).unwrap();
+            std::os::unix::fs::symlink(theirs.join(&name), bin.join(name)).unwrap();
         }
     }
     std::fs::write(bin.join("pg_rewind"), pg_rewind).unwrap();

@@ -154,9 +154,9 @@ async fn start(node: &Arc<Node>) -> Result<(), KeeperError> {
     }
 }
 
-/// What a refused stream needs. The texts are the untranslated ones of PostgreSQL 13 to 17 (`walsender.c`).
+/// What a refused stream needs. The texts are the untranslated ones of PostgreSQL 13 to 18 (`walsender.c`, `slot.c`).
 fn need_of(error: &str) -> Option<Repair> {
-    if error.contains("has already been removed") {
+    if error.contains("has already been removed") || error.contains("invalidated due to \"wal_removed\"") {
         Some(Repair::Rebuild)
     } else if error.contains("not in this server's history") || error.contains("is ahead of the WAL flush position") {
         Some(Repair::Rewind)

@@ -133,7 +133,10 @@ impl Said {
     }
 
     pub(super) fn disk_full(&self) -> bool {
-        ["No space left on device", "Disk quota exceeded"].iter().any(|t| self.text.contains(t))
+        // The last is the hint after a write that was cut short.
+        ["No space left on device", "Disk quota exceeded", "Check free disk space"]
+            .iter()
+            .any(|t| self.text.contains(t))
     }
 }
 

@@ -126,6 +126,10 @@ fn last_complaint(log: &str) -> Option<String> {
     last
 }
 
+/// From PostgreSQL 18 on a member whose slot has lost its log is turned away with this; before, it was let in and then told
+/// that the log had been removed.
+const LOST_SLOT: &str = "invalidated due to \"wal_removed\"";
+
 /// What the receiver's complaint means.
 pub(super) fn judge(error: &str) -> Followed {
     let any = |texts: &[&str]| texts.iter().any(|t| error.contains(t));
@@ -136,7 +140,7 @@ pub(super) fn judge(error: &str) -> Followed {
         "is behind recovery timeline",
     ]) {
         Followed::Diverged(error.to_owned())
-    } else if any(&["has already been removed"]) {
+    } else if any(&["has already been removed", LOST_SLOT]) {
         Followed::TooFarBehind(error.to_owned())
     } else {
         Followed::NotYet
@@ -177,6 +181,9 @@ mod tests {
         assert!(matches!(judge(&word), Followed::Diverged(_)));
         assert_eq!(judge("could not connect"), Followed::NotYet);
         assert!(matches!(judge("requested WAL segment 01 has already been removed"), Followed::TooFarBehind(_)));
+        let lost = "could not start WAL streaming: ERROR:  can no longer access replication slot \"trine_n2\" This \
+            replication slot has been invalidated due to \"wal_removed\".";
+        assert!(matches!(judge(lost), Followed::TooFarBehind(_)));
         assert_eq!(last_complaint("nothing\n"), None);
     }
 }

@@ -33,6 +33,13 @@ pub(crate) struct Node {
     pub(crate) config: PostgresConfig,
 }
 
+/// PostgreSQL's programs: the newest version's, as the engine finds them.
+pub(crate) fn bin_dir() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").unwrap().flatten();
+    let numbered = versions.filter_map(|e| Some((e.file_name().to_str()?.parse::<u32>().ok()?, e.path().join("bin"))));
+    numbered.filter(|(_, bin)| bin.join("postgres").is_file()).max().expect("PostgreSQL is not installed").1
+}
+
 static LOGS: Once = Once::new();
 static PORT: AtomicU16 = AtomicU16::new(0);
 
