@@ -14,7 +14,7 @@ use trine_endpoint::{Endpoint, Kind, Limits, Wire};
 use trine_engine::guard::GuardCommand;
 use trine_engine::postgres::{PostgresConfig, PostgresEngine};
 use trine_engine::{DataCopy, Engine, Inspection, Process};
-use trine_platform::{BootClock, Clock, Disk, FileDisk, Listener, Network, TcpNetwork};
+use trine_platform::{BootClock, Clock, Disk, FileDisk, Listener, Network, Relays, TcpNetwork};
 use trine_transport::{Identity, Peers, Server};
 
 use crate::bureau::{Bureau, keep_controlling};
@@ -48,6 +48,8 @@ pub struct Machine {
     pub disk: Arc<dyn Disk>,
     /// Its database.
     pub engine: Arc<dyn Engine>,
+    /// Its threads for the clients' bytes.
+    pub relays: Relays,
 }
 
 /// Runs a node on this machine until `shutdown`.
@@ -58,14 +60,24 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let secrets = Secrets::load(&config.dir.join(SECRETS_FILE))?;
     let clock = Arc::new(BootClock);
     let engine = engine(&config, &secrets, clock.clone())?;
-    let machine =
-        Machine { clock, network: Arc::new(TcpNetwork), disk: Arc::new(FileDisk::open(config.state_dir())?), engine };
+    let machine = Machine {
+        clock,
+        network: Arc::new(TcpNetwork),
+        disk: Arc::new(FileDisk::open(config.state_dir())?),
+        engine,
+        relays: Relays::start(relay_threads()).map_err(AgentError::Threads)?,
+    };
     loop {
         match start(config.clone(), secrets.clone(), machine.clone(), shutdown.clone()).await {
             Err(AgentError::Restart(restart)) => prepare(&*machine.disk, &restart)?,
             ended => return ended,
         }
     }
+}
+
+/// One for each core, up to what carries more than a network does.
+fn relay_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16)
 }
 
 /// The database of a node, as its configuration describes it. Starts nothing.
@@ -108,7 +120,7 @@ pub async fn start(
     machine: Machine,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Machine { clock, network, disk, engine } = machine;
+    let Machine { clock, network, disk, engine, relays } = machine;
     let identity = identity(&config)?;
     // Everything that a wrong configuration can break comes before the database is touched.
     let ports = Ports::open(&config, &*network).await?;
@@ -159,7 +171,7 @@ pub async fn start(
         });
     };
     let closing = CancellationToken::new();
-    serve(&node, &identity, ports, &closing, &mut task)?;
+    serve(&node, &identity, ports, &relays, &closing, &mut task)?;
     if let Some(begun) = begun {
         task("reform", Box::pin(never_ends(reform(node.clone(), disk.clone(), begun))));
     } else if marked {
@@ -277,6 +289,7 @@ fn serve(
     node: &Arc<Node>,
     identity: &Arc<Identity>,
     ports: Ports,
+    relays: &Relays,
     closing: &CancellationToken,
     task: &mut Spawn<'_>,
 ) -> Result<(), AgentError> {
@@ -293,11 +306,12 @@ fn serve(
         if kind == Kind::Writer {
             let _ = node.writer.set(endpoint.clone());
         }
-        let closing = closing.clone();
-        task("endpoint", Box::pin(async move { endpoint.run(listener, closing).await }));
+        let (closing, relays) = (closing.clone(), relays.clone());
+        task("endpoint", Box::pin(async move { endpoint.run(listener, &relays, closing).await }));
     }
     let (service, identity, stop) = (Arc::new(NodeService(node.clone())), identity.clone(), closing.clone());
-    task("peers", Box::pin(async move { Server::run(ports.peer, identity, service, stop).await }));
+    let relays = relays.clone();
+    task("peers", Box::pin(async move { Server::run(ports.peer, identity, service, relays, stop).await }));
     let tls = trine_api::tls_unless_loopback(config.me.address, &config.node_cert(), &config.node_key())
         .map_err(|e| AgentError::Api(e.to_string()))?;
     let settings = trine_api::ServerConfig { token: node.secrets.api_token.clone(), tls };

@@ -58,6 +58,9 @@ pub enum AgentError {
     /// The database.
     #[error("the database can't be taken over")]
     Engine(#[from] EngineError),
+    /// Threads for the clients' bytes.
+    #[error("can't start the threads that carry the clients' bytes")]
+    Threads(#[source] io::Error),
     /// TLS of the API.
     #[error("can't set up the API: {0}")]
     Api(String),

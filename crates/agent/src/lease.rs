@@ -63,9 +63,18 @@ async fn renew_epoch(node: &Arc<Node>, epoch: Epoch) {
     node.leases.send_replace(None);
     // Until when the guard and the endpoints have been told: most answers move nothing.
     let mut told = None;
+    let mut last = node.clock.now();
     loop {
         tokio::select! {
             _ = beat.tick() => {
+                let (before, now) = (last, node.clock.now());
+                last = now;
+                if now.since(before) > length / 2 {
+                    tracing::warn!(
+                        pause = ?now.since(before),
+                        "the heartbeat is late: this process got no processor (is the machine overloaded, or was it paused?)"
+                    );
+                }
                 for voter in &voters {
                     let count = under_way.entry(voter.clone()).or_default();
                     if *count < UNDER_WAY {

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use trine_agent::{AgentError, Config, SECRETS_FILE, Secrets};
 use trine_engine::EngineError;
-use trine_platform::BootClock;
+use trine_platform::{BootClock, Granted, Rank, rank_thread};
 
 use crate::args;
 use crate::create::{self, cant};
@@ -23,11 +23,22 @@ pub(crate) fn agent(args: &args::Agent) -> Done {
     let config = Config::load(&args.config)?;
     log::start().map_err(|e| Failure::because("can't start the log", &e))?;
     die_of_panics();
-    // A lease that is not renewed because the machine is busy ends a healthy primary. An ordinary user may not do this.
-    let _ = rustix::process::setpriority_process(None, -10);
+    // A lease that is not renewed because the machine is busy ends a healthy primary.
+    match rank_thread(Rank::Control) {
+        Granted::RealTime | Granted::Usual => {}
+        granted => tracing::info!(
+            ?granted,
+            "no real-time priority: where the machine is full, leases may be renewed late (see docs/operations.md)"
+        ),
+    }
     raise_file_limit();
+    // Two: one is enough for the little work there is, the other goes on if it is kept.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("trine")
+        .worker_threads(2)
+        .thread_name("control")
+        .on_thread_start(|| {
+            rank_thread(Rank::Control);
+        })
         .enable_all()
         .build()
         .map_err(|e| Failure::because("can't start", &e))?;

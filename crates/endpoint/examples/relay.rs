@@ -1,5 +1,5 @@
 //! A writer endpoint in front of one database, for measuring: `relay LISTEN SOCKET [THREADS|each:THREADS] [raw]`.
-//! THREADS 0 (default): everything in one thread; `each:N`: N threads with a runtime of their own each.
+//! THREADS 0 (default): everything in one thread; `each:N`: the sessions on N threads of their own, as an agent has them.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trine_endpoint::{Backend, Dialer, Endpoint, Kind, Limits, Permit, Route, Target, Wire};
-use trine_platform::{BootClock, Clock};
+use trine_platform::{BootClock, Clock, Relays};
 use trine_protocol::{Epoch, Moment};
 
 struct Socket(PathBuf);
@@ -44,18 +44,10 @@ fn main() -> io::Result<()> {
     let endpoint = Endpoint::new(Kind::Writer, wire, Limits::default(), dialer, routes, Arc::new(BootClock), None);
     let listener = std::net::TcpListener::bind(listen)?;
     listener.set_nonblocking(true)?;
-    if let Some(n) = threads.strip_prefix("each:").and_then(|n| n.parse::<usize>().ok()) {
-        let threads: Vec<_> = (0..n)
-            .map(|_| {
-                let (endpoint, listener) = (endpoint.clone(), listener.try_clone());
-                std::thread::spawn(move || serve(tokio::runtime::Builder::new_current_thread(), endpoint, listener?))
-            })
-            .collect();
-        for t in threads {
-            t.join().map_err(|_| io::Error::other("a thread panicked"))??;
-        }
-        return Ok(());
-    }
+    let relays = match threads.strip_prefix("each:").and_then(|n| n.parse::<usize>().ok()) {
+        Some(n) => Relays::start(n)?,
+        None => Relays::here(),
+    };
     let builder = match threads.parse() {
         Ok(0) | Err(_) => tokio::runtime::Builder::new_current_thread(),
         Ok(n) => {
@@ -64,14 +56,19 @@ fn main() -> io::Result<()> {
             b
         }
     };
-    serve(builder, endpoint, listener)
+    serve(builder, endpoint, listener, relays)
 }
 
-fn serve(mut builder: tokio::runtime::Builder, endpoint: Endpoint, on: std::net::TcpListener) -> io::Result<()> {
+fn serve(
+    mut builder: tokio::runtime::Builder,
+    endpoint: Endpoint,
+    on: std::net::TcpListener,
+    relays: Relays,
+) -> io::Result<()> {
     builder.enable_all().build()?.block_on(async {
         let listener = TcpListener::from_std(on)?;
         // On the runtime's own threads: the thread that blocks on this is not one of them.
-        tokio::spawn(async move { endpoint.run(listener, CancellationToken::new()).await }).await?;
+        tokio::spawn(async move { endpoint.run(listener, &relays, CancellationToken::new()).await }).await?;
         Ok(())
     })
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
-use trine_platform::{BoxStream, Listener};
+use trine_platform::{BoxStream, Listener, MoveHere};
 
 /// A two-way stream.
 #[non_exhaustive]
@@ -38,6 +38,18 @@ impl Conn {
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl MoveHere for Conn {
+    fn move_here(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(s) => Self::Tcp(s.move_here()?),
+            Self::Unix(s) => Self::Unix(s.move_here()?),
+            Self::Boxed(s) => Self::Boxed(s.move_here()?),
+            // Made where it is used.
+            Self::Tls(s) => Self::Tls(s),
+        })
     }
 }
 

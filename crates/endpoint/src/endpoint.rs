@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
-use trine_platform::Clock;
+use trine_platform::{Clock, MoveHere, Relays};
 
 use crate::conn::Incoming;
 use crate::counters::{Busy, Counters, Gauge};
@@ -89,10 +89,9 @@ impl Endpoint {
         self.shared.counters.clone()
     }
 
-    /// Takes connections until `shutdown`; then ends the sessions, and returns when they are closed. It may run several times at
-    /// once, for one listener each, or for threads with a runtime of their own each that share one (`try_clone`); when one of
-    /// them stops, the endpoint does, for good.
-    pub async fn run(&self, listener: impl Into<Incoming>, shutdown: CancellationToken) {
+    /// Takes connections until `shutdown`, for `relays` to carry; then ends the sessions, and returns when they are closed. It
+    /// may run several times at once, for one listener each; when one of them stops, the endpoint does, for good.
+    pub async fn run(&self, listener: impl Into<Incoming>, relays: &Relays, shutdown: CancellationToken) {
         let mut incoming = listener.into();
         let shared = &self.shared;
         let sessions = TaskTracker::new();
@@ -111,7 +110,7 @@ impl Endpoint {
                     Err(_) => break,
                 },
                 accepted = incoming.accept() => match accepted {
-                    Ok((conn, from)) => self.begin(&sessions, conn, from),
+                    Ok((conn, from)) => self.begin(&sessions, relays, conn, from),
                     Err(e) => Self::not_accepted(shared.kind, &e).await,
                 },
             }
@@ -126,11 +125,16 @@ impl Endpoint {
         }
     }
 
-    fn begin(&self, sessions: &TaskTracker, conn: crate::Conn, from: std::net::SocketAddr) {
+    fn begin(&self, sessions: &TaskTracker, relays: &Relays, conn: crate::Conn, from: std::net::SocketAddr) {
         let shared = self.shared.clone();
         shared.counters.accepted.fetch_add(1, Relaxed);
-        sessions.spawn(async move {
+        let place = relays.place();
+        let handle = place.handle();
+        let session = async move {
+            let _place = place;
             let shared = &*shared;
+            // A connection that can't be moved is closed: there is no memory, or it has gone already.
+            let Ok(conn) = conn.move_here() else { return };
             match Gauge::up_to(&shared.counters.starting, Limits::STARTING) {
                 Some(starting) => session::serve(shared, conn, from, starting).await,
                 // So many that have not said what they want are not clients.
@@ -138,7 +142,8 @@ impl Endpoint {
                     shared.counters.refused.fetch_add(1, Relaxed);
                 }
             }
-        });
+        };
+        sessions.spawn_on(session, &handle);
     }
 
     async fn not_accepted(kind: Kind, error: &io::Error) {

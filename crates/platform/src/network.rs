@@ -1,5 +1,6 @@
 //! TCP, or what stands for it.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -10,8 +11,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A two-way stream of bytes.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + Any {
+    /// What it is, to be asked.
+    fn as_any(&self) -> &dyn Any;
+    /// What it is, to be taken.
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + Any> Stream for T {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
 
 /// Any [`Stream`].
 pub type BoxStream = Box<dyn Stream>;

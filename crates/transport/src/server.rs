@@ -14,14 +14,17 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::server::Acceptor;
 use tokio::io::AsyncReadExt;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio_rustls::TlsAcceptor;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
-use trine_platform::{BoxStream, Listener};
+use trine_platform::{BoxStream, Listener, MoveHere, Relays};
 use trine_protocol::NodeName;
 
 use crate::certificate::{CertificateError, peer};
@@ -43,18 +46,20 @@ const CALLS_AT_ONCE: u32 = 256;
 pub struct Server;
 
 impl Server {
-    /// Takes connections until `shutdown`; then ends every connection, call and stream, and returns when they are gone.
+    /// Takes connections until `shutdown`; then ends every connection, call and stream, and returns when they are gone. Calls
+    /// are answered where this runs, streams go to `relays`.
     pub async fn run(
         mut listener: Box<dyn Listener>,
         identity: Arc<Identity>,
         service: Arc<dyn Service>,
+        relays: Relays,
         shutdown: CancellationToken,
     ) {
         let tasks = Tasks { tracker: TaskTracker::new(), stop: shutdown.clone() };
         let shared = Arc::new(Shared {
-            acceptor: TlsAcceptor::from(identity.server.clone()),
             identity,
             service,
+            relays,
             refused: Seldom::new(Duration::from_secs(10)),
             tasks: tasks.clone(),
         });
@@ -94,8 +99,12 @@ struct Tasks {
 
 impl Tasks {
     fn spawn<F: Future<Output = ()> + Send + 'static>(&self, f: F) {
+        self.spawn_on(f, &Handle::current());
+    }
+
+    fn spawn_on<F: Future<Output = ()> + Send + 'static>(&self, f: F, on: &Handle) {
         let stop = self.stop.clone();
-        self.tracker.spawn(async move { stop.run_until_cancelled_owned(f).await });
+        self.tracker.spawn_on(async move { stop.run_until_cancelled_owned(f).await }, on);
     }
 }
 
@@ -108,8 +117,8 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
 /// What every connection needs.
 struct Shared {
     identity: Arc<Identity>,
-    acceptor: TlsAcceptor,
     service: Arc<dyn Service>,
+    relays: Relays,
     refused: Seldom,
     tasks: Tasks,
 }
@@ -131,43 +140,83 @@ enum Stranger {
     Preface(String),
 }
 
+/// A connection that has said what it wants, and not yet who it is.
+type Hello = StartHandshake<BoxStream>;
+
 /// A connection whose other end is known.
-enum Peer {
-    Rpc(NodeName, TlsStream<BoxStream>),
-    Stream(NodeName, serde_json::Value, TlsStream<BoxStream>),
+type Tls = TlsStream<BoxStream>;
+
+async fn greet(stream: BoxStream) -> Result<Hello, Stranger> {
+    LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(Stranger::Tls)
+}
+
+/// A step of a handshake, unless it is too late for it, or others need the room.
+async fn in_time<T>(
+    until: Instant,
+    evicted: &mut oneshot::Receiver<()>,
+    step: impl Future<Output = Result<T, Stranger>>,
+) -> Result<T, Stranger> {
+    tokio::select! {
+        done = timeout_at(until, step) => done.unwrap_or(Err(Stranger::TooSlow)),
+        _ = evicted => Err(Stranger::Evicted),
+    }
 }
 
 impl Shared {
-    async fn connection(self: Arc<Self>, stream: BoxStream, from: SocketAddr, evicted: oneshot::Receiver<()>) {
-        let met = tokio::select! {
-            met = tokio::time::timeout(HANDSHAKE, self.meet(stream)) => met.unwrap_or(Err(Stranger::TooSlow)),
-            _ = evicted => Err(Stranger::Evicted),
+    async fn connection(self: Arc<Self>, stream: BoxStream, from: SocketAddr, mut evicted: oneshot::Receiver<()>) {
+        let until = Instant::now() + HANDSHAKE;
+        let hello = match in_time(until, &mut evicted, greet(stream)).await {
+            Ok(hello) => hello,
+            Err(reason) => return self.refuse(from, &reason),
         };
-        match met {
-            Ok(Peer::Rpc(node, tls)) => self.serve(node, tls).await,
-            Ok(Peer::Stream(node, preface, tls)) => self.service.stream(node, preface, Box::new(tls)).await,
-            Err(reason) => match self.refused.pass() {
-                Some(left_out) => warn!(%from, %reason, left_out, "refused a connection on the peer port"),
-                None => debug!(%from, %reason, "refused a connection on the peer port"),
-            },
+        // What the caller has come for is in its first message: a stream's bytes, its handshake's too, are carried elsewhere.
+        if hello.client_hello().alpn().is_some_and(|mut offered| offered.any(|p| p == ALPN_STREAM)) {
+            let place = self.relays.place();
+            let (handle, tasks) = (place.handle(), self.tasks.clone());
+            let stream = async move {
+                let _place = place;
+                match in_time(until, &mut evicted, self.meet_stream(hello)).await {
+                    Ok((node, preface, tls)) => {
+                        drop(evicted);
+                        self.service.stream(node, preface, Box::new(tls)).await;
+                    }
+                    Err(reason) => self.refuse(from, &reason),
+                }
+            };
+            tasks.spawn_on(stream, &handle);
+            return;
+        }
+        match in_time(until, &mut evicted, self.meet(hello, ALPN_RPC)).await {
+            Ok((node, tls)) => {
+                drop(evicted);
+                self.serve(node, tls).await;
+            }
+            Err(reason) => self.refuse(from, &reason),
         }
     }
 
-    async fn meet(&self, stream: BoxStream) -> Result<Peer, Stranger> {
-        let mut tls = self.acceptor.accept(stream).await.map_err(Stranger::Tls)?;
+    fn refuse(&self, from: SocketAddr, reason: &Stranger) {
+        match self.refused.pass() {
+            Some(left_out) => warn!(%from, %reason, left_out, "refused a connection on the peer port"),
+            None => debug!(%from, %reason, "refused a connection on the peer port"),
+        }
+    }
+
+    async fn meet(&self, hello: Hello, protocol: &[u8]) -> Result<(NodeName, Tls), Stranger> {
+        let tls = hello.into_stream(self.identity.server.clone()).await.map_err(Stranger::Tls)?;
         let (_, session) = tls.get_ref();
         let node = peer(session.peer_certificates(), self.identity.cluster_id()).map_err(Stranger::Certificate)?;
-        match session.alpn_protocol() {
-            Some(ALPN_RPC) => Ok(Peer::Rpc(node, tls)),
-            Some(ALPN_STREAM) => {
-                let preface = read_preface(&mut tls).await?;
-                Ok(Peer::Stream(node, preface, tls))
-            }
-            _ => Err(Stranger::Protocol),
-        }
+        if session.alpn_protocol() == Some(protocol) { Ok((node, tls)) } else { Err(Stranger::Protocol) }
     }
 
-    async fn serve(self: Arc<Self>, node: NodeName, tls: TlsStream<BoxStream>) {
+    async fn meet_stream(&self, mut hello: Hello) -> Result<(NodeName, serde_json::Value, Tls), Stranger> {
+        hello.io = hello.io.move_here().map_err(Stranger::Tls)?;
+        let (node, mut tls) = self.meet(hello, ALPN_STREAM).await?;
+        let preface = read_preface(&mut tls).await?;
+        Ok((node, preface, tls))
+    }
+
+    async fn serve(self: Arc<Self>, node: NodeName, tls: Tls) {
         let from = Arc::new(node);
         let caller = from.clone();
         let service = self.service.clone();
@@ -192,7 +241,7 @@ impl Shared {
 
 /// Reads up to the line feed and not a byte further: what follows belongs to the stream. The bytes come one by one out of
 /// the TLS session's own buffer.
-async fn read_preface(tls: &mut TlsStream<BoxStream>) -> Result<serde_json::Value, Stranger> {
+async fn read_preface(tls: &mut Tls) -> Result<serde_json::Value, Stranger> {
     let mut line = Vec::with_capacity(256);
     loop {
         match tls.read_u8().await.map_err(|e| Stranger::Preface(e.to_string()))? {

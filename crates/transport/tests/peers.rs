@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use trine_platform::{BoxStream, Network, TcpNetwork};
+use trine_platform::{BoxStream, Network, Relays, TcpNetwork};
 use trine_protocol::NodeName;
 use trine_transport::{ALPN_RPC, Authority, CallError, CallRefused, Identity, Peers, Server, Service, answer, parse};
 
@@ -83,7 +83,8 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let service = Arc::new(Example { hung: Notify::new(), dropped: Arc::default() });
         let stop = CancellationToken::new();
-        let task = tokio::spawn(Server::run(listener, identity, service.clone(), stop.clone()));
+        let task =
+            tokio::spawn(Server::run(listener, identity, service.clone(), Relays::start(1).unwrap(), stop.clone()));
         Self { address, service, stop, task }
     }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trine_consensus::{Consensus, ConsensusConfig, ConsensusError, FILES, Founding, RaftConsensus, Standing};
-use trine_platform::{BoxStream, FileDisk, Listener, Network, TcpNetwork};
+use trine_platform::{BoxStream, FileDisk, Listener, Network, Relays, TcpNetwork};
 use trine_protocol::{Change, ClusterState, Command, NodeName, Outcome};
 use trine_transport::{Authority, CallRefused, Identity, Peers, Server, Service};
 
@@ -70,7 +70,7 @@ impl Node {
 
     fn serve(&mut self, listener: Box<dyn Listener>) {
         let (stop, door) = (CancellationToken::new(), Arc::new(Door(self.consensus.clone())));
-        let task = tokio::spawn(Server::run(listener, self.identity.clone(), door, stop.clone()));
+        let task = tokio::spawn(Server::run(listener, self.identity.clone(), door, Relays::here(), stop.clone()));
         self.server = Some((stop, task));
     }
 

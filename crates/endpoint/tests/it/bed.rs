@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use trine_endpoint::{Backend, Dialer, Endpoint, Kind, Limits, Permit, Route, Snapshot, Target, Wire};
-use trine_platform::BootClock;
+use trine_platform::{BootClock, Relays};
 
 /// Longer than anything here takes on a busy machine: a test that waits this long has failed.
 const LONG: Duration = Duration::from_secs(20);
@@ -82,7 +82,7 @@ impl Setup {
         let on = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let (e, s) = (endpoint.clone(), shutdown.clone());
-        let running = tokio::spawn(async move { e.run(listener, s).await });
+        let running = tokio::spawn(async move { e.run(listener, &Relays::start(2).unwrap(), s).await });
         Bed { endpoint, on, routes, book, shutdown, running }
     }
 }

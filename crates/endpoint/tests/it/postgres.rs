@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use trine_endpoint::{Backend, Dialer, Endpoint, Kind, Limits, Route, Target, Wire};
-use trine_platform::BootClock;
+use trine_platform::{BootClock, Relays};
 use trine_protocol::Epoch;
 
 use crate::bed::{fatal, msg, packet, query, show, within};
@@ -138,7 +138,7 @@ async fn a_cancelled_wait_for_the_standbys_is_never_an_acknowledged_commit() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let on = listener.local_addr().unwrap();
     let counters = endpoint.counters();
-    tokio::spawn(async move { endpoint.run(listener, Default::default()).await });
+    tokio::spawn(async move { endpoint.run(listener, &Relays::here(), Default::default()).await });
 
     // Held until the database is up; then served as if nothing were between.
     let mut watcher = Client::connect(on).await;

@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use trine_endpoint::{Endpoint, Kind, Limits, Route, Target, Wire};
-use trine_platform::{BootClock, Network, TcpNetwork};
+use trine_platform::{BootClock, Network, Relays, TcpNetwork};
 use trine_protocol::Epoch;
 
 use crate::bed::{Setup, logged_in, msg, packet, startup, within};
@@ -95,7 +95,7 @@ async fn it_runs_on_any_network() {
     let book = Arc::<crate::bed::Phonebook>::default();
     let limits = Limits { hold: Duration::ZERO, ..Limits::default() };
     let endpoint = Endpoint::new(Kind::Reader, Wire::Postgres, limits, book, rx, Arc::new(BootClock), None);
-    tokio::spawn(async move { endpoint.run(listener, Default::default()).await });
+    tokio::spawn(async move { endpoint.run(listener, &Relays::here(), Default::default()).await });
     let mut client = TcpNetwork.connect(on).await.unwrap();
     client.write_all(&startup()).await.unwrap();
     let mut got = [0; 26];

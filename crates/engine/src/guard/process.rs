@@ -301,7 +301,7 @@ fn spawn(order: &Order) -> io::Result<Pid> {
 /// What keeps the guard running when the machine is in trouble. Each may be refused to an ordinary user; the guard does
 /// its duty without.
 fn harden() {
-    let _ = rustix::process::setpriority_process(None, -15);
+    trine_platform::rank_thread(trine_platform::Rank::Guard);
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     // Locked in memory as far as it has been used (not the whole program file); so everything that ending the database
     // takes is used once here.
