@@ -6,9 +6,11 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::json;
+use trine_tests::process::processor_seconds;
 use trine_tests::scenario::alone;
-use trine_tests::{Cluster, Options, namespace};
+use trine_tests::{Cluster, Options, namespace, now_ns};
 
+use crate::machine::seconds;
 use crate::plain::Plain;
 use crate::results::{Results, Section};
 use crate::statistics::Spread;
@@ -77,6 +79,13 @@ impl Haproxy {
     }
 }
 
+/// Processor time so far of what stands between clients and databases: HAProxy, and all agents.
+fn relayed(cluster: &Cluster, haproxy: &Haproxy) -> Result<[f64; 2]> {
+    let agents: f64 =
+        cluster.nodes().iter().map(|n| processor_seconds(cluster.agent(&n.name)?)).sum::<Result<f64>>()?;
+    Ok([processor_seconds(haproxy.0.id())?, agents])
+}
+
 impl Drop for Haproxy {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -91,7 +100,7 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
     let primary = status.primary.clone().context("a healthy cluster has a primary")?;
     let standby = status.standbys().into_iter().next().context("a cluster of three has standbys")?;
     let plain = Plain::start(&cluster)?;
-    let _haproxy = Haproxy::start(&cluster)?;
+    let haproxy_process = Haproxy::start(&cluster)?;
     let direct = plain.uri("benchmark0", None)?;
     let haproxy = plain.uri("benchmark0", Some(HAPROXY))?;
     let here = cluster.writer_at(&[&primary])?;
@@ -112,11 +121,17 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
         ("reads (-S)", "writer endpoint on another node", "select-only", &there),
     ];
     let mut measured: Vec<Vec<f64>> = vec![Vec::new(); ways.len()];
+    let mut cores: Vec<Vec<f64>> = vec![Vec::new(); ways.len()];
     for round in 1..=a.rounds {
         for (n, (what, way, script, uri)) in ways.iter().enumerate() {
+            let (start, before) = (now_ns(), relayed(&cluster, &haproxy_process)?);
             let tps = measure(a, &cluster, script, uri)?;
-            println!("round {round}: {what}, {way}: {tps:.0}/s");
+            let (elapsed, after) = (seconds(now_ns() - start), relayed(&cluster, &haproxy_process)?);
+            let between =
+                if way.starts_with("HAProxy") { after[0] - before[0] } else { after[1] - before[1] } / elapsed;
+            println!("round {round}: {what}, {way}: {tps:.0}/s, {between:.2} cores in between");
             measured[n].push(tps);
+            cores[n].push(between);
         }
     }
     // Reads are to be compared with HAProxy's, commits with nothing in between.
@@ -124,8 +139,9 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
     let base = |what: &str| ways.iter().position(|w| w.0 == what && w.1 == way(what)).unwrap_or(0);
     let mut rows = Vec::new();
     let mut data = Vec::new();
-    for ((what, way, ..), all) in ways.iter().zip(&measured) {
+    for (((what, way, ..), all), cores) in ways.iter().zip(&measured).zip(&cores) {
         let spread = Spread::of(all).context("no round")?;
+        let cores = Spread::of(cores).context("no round")?;
         // Round by round, so that what slows the whole machine for a while slows both sides of a ratio.
         let ratios: Vec<f64> = all.iter().zip(&measured[base(what)]).map(|(mine, other)| mine / other).collect();
         let ratio = Spread::of(&ratios).context("no round")?;
@@ -135,8 +151,9 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
             format!("{:.0}", spread.median),
             format!("{:.0} to {:.0}", spread.least, spread.most),
             format!("{:.3}", ratio.median),
+            format!("{:.2}", cores.median),
         ]);
-        data.push(json!({"what": what, "way": way, "per_s": spread, "ratio": ratio}));
+        data.push(json!({"what": what, "way": way, "per_s": spread, "ratio": ratio, "cores": cores}));
     }
     let settings: Vec<String> = plain.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
     results.keep(
@@ -145,10 +162,11 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
             how: format!(
                 "pgbench, scale {}, {} clients, {} s, {} rounds of all ways one after the other; medians, and medians of \
                  each round's ratio: commits to no agent and no endpoint (aim 0.9), reads to HAProxy (aim 1). \"No agent, no \
-                 endpoint\" are three PostgreSQL with the same settings and the same sync rule, reached by TCP. All without TLS.",
+                 endpoint\" are three PostgreSQL with the same settings and the same sync rule, reached by TCP. All without TLS. \
+                 Cores: processor time that what stands in between used of this machine's: HAProxy, else all three agents.",
                 a.scale, a.clients, a.seconds, a.rounds
             ),
-            head: ["what", "through", "median /s", "range", "ratio"].map(str::to_owned).to_vec(),
+            head: ["what", "through", "median /s", "range", "ratio", "cores"].map(str::to_owned).to_vec(),
             rows,
             data: json!({"ways": data, "settings": settings}),
         },

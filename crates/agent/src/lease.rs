@@ -79,7 +79,8 @@ async fn renew_epoch(node: &Arc<Node>, epoch: Epoch) {
                     let count = under_way.entry(voter.clone()).or_default();
                     if *count < UNDER_WAY {
                         *count += 1;
-                        answers.push(ask(node.clone(), voter.clone(), epoch, length));
+                        // One moment for all of a beat: the second answer then moves nothing, and nobody need be told.
+                        answers.push(ask(node.clone(), voter.clone(), epoch, length, now));
                     }
                 }
             }
@@ -120,8 +121,13 @@ async fn renew_epoch(node: &Arc<Node>, epoch: Epoch) {
     }
 }
 
-async fn ask(node: Arc<Node>, voter: NodeName, epoch: Epoch, lease: Duration) -> (NodeName, Moment, Option<Grant>) {
-    let sent = node.clock.now();
+async fn ask(
+    node: Arc<Node>,
+    voter: NodeName,
+    epoch: Epoch,
+    lease: Duration,
+    sent: Moment,
+) -> (NodeName, Moment, Option<Grant>) {
     if voter == *node.me() {
         let grant = node.desk.renew(epoch, lease);
         return (voter, sent, Some(grant));

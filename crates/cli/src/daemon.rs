@@ -32,10 +32,9 @@ pub(crate) fn agent(args: &args::Agent) -> Done {
         ),
     }
     raise_file_limit();
-    // Two: one is enough for the little work there is, the other goes on if it is kept.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
+    // One thread for everything but the clients' bytes and the disk: there is little work, and waking another thread for a part
+    // of it costs more than the part. So nothing here may block: what does, goes to `spawn_blocking`.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .on_thread_start(|| {
             rank_thread(Rank::Control);
         })

@@ -39,7 +39,7 @@ pub struct ConsensusConfig {
 }
 
 impl ConsensusConfig {
-    /// The usual timings: 150 ms, 600 ms, 2,000 entries.
+    /// The usual timings: 200 ms, 600 ms, 2,000 entries.
     #[must_use]
     pub fn new(me: NodeName, cluster_id: impl Into<String>) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl ConsensusConfig {
             cluster_id: cluster_id.into(),
             founding: Founding::Join,
             voter: true,
-            heartbeat: Duration::from_millis(150),
+            heartbeat: Duration::from_millis(200),
             election: Duration::from_millis(600),
             snapshot_every: 2000,
         }
