@@ -13,6 +13,8 @@ pub enum Rank {
     Guard,
     /// Renews leases, decides, fences: little work, but late it costs a failover.
     Control,
+    /// Does to the database what was decided: ahead of others, but it may be long, so never in real time.
+    Work,
     /// Carries the clients' bytes. As everybody else: ahead of the database it would only interrupt it.
     Bytes,
 }
@@ -38,6 +40,9 @@ pub fn rank_thread(rank: Rank) -> Granted {
     let (real_time, nice) = match rank {
         Rank::Guard => (2, -15),
         Rank::Control => (1, -10),
+        Rank::Work => {
+            return if setpriority_process(None, -10).is_ok() { Granted::Nice } else { Granted::Refused };
+        }
         Rank::Bytes => {
             let _ = setpriority_process(None, 0);
             return Granted::Usual;

@@ -1,6 +1,7 @@
 //! The engine's own threads.
 
 use tokio::runtime::Runtime;
+use trine_platform::{Rank, rank_thread};
 
 use crate::EngineError;
 
@@ -17,6 +18,9 @@ impl Threads {
         let built = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .thread_name("engine")
+            .on_thread_start(|| {
+                rank_thread(Rank::Work);
+            })
             .enable_all()
             .build()
             .map_err(|source| EngineError::Guard { action: "start the threads to work with", source })?;
