@@ -35,7 +35,7 @@ pub enum Granted {
 /// Ranks the calling thread. What it starts afterwards, threads and programs, begins as usual again.
 ///
 /// Nice values alone do not do for a lease: where the kernel schedules by session (`sched_autogroup`), they count only among
-/// the threads of one session, and a full machine made agents seconds late.
+/// the threads of one session.
 pub fn rank_thread(rank: Rank) -> Granted {
     let (real_time, nice) = match rank {
         Rank::Guard => (2, -15),
