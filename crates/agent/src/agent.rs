@@ -75,7 +75,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     }
 }
 
-/// One for each core, up to what carries more than a network does.
+/// One for each core; 16 at most, as nobody has measured more.
 fn relay_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16)
 }

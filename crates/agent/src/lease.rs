@@ -55,7 +55,8 @@ async fn renew_epoch(node: &Arc<Node>, epoch: Epoch) {
     let length = Duration::from_millis(state.settings.lease_ms);
     let voters: Vec<NodeName> = state.voters().cloned().collect();
     let mut lease = Lease::new(epoch, state.majority(), length);
-    let mut beat = interval(Duration::from_millis(state.settings.heartbeat_ms));
+    let period = Duration::from_millis(state.settings.heartbeat_ms);
+    let mut beat = interval(period);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answers = FuturesUnordered::new();
     let mut under_way: std::collections::BTreeMap<NodeName, usize> = std::collections::BTreeMap::new();
@@ -67,13 +68,11 @@ async fn renew_epoch(node: &Arc<Node>, epoch: Epoch) {
     loop {
         tokio::select! {
             _ = beat.tick() => {
-                let (before, now) = (last, node.clock.now());
+                let now = node.clock.now();
+                let late = now.since(last).saturating_sub(period);
                 last = now;
-                if now.since(before) > length / 2 {
-                    tracing::warn!(
-                        pause = ?now.since(before),
-                        "the heartbeat is late: this process got no processor (is the machine overloaded, or was it paused?)"
-                    );
+                if late > length / 4 {
+                    tracing::warn!(?late, "the heartbeat is late: the agent was kept from running (a full machine? a pause?)");
                 }
                 for voter in &voters {
                     let count = under_way.entry(voter.clone()).or_default();

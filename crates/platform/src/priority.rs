@@ -32,7 +32,8 @@ pub enum Granted {
     Refused,
 }
 
-/// Ranks the calling thread. What it starts afterwards, threads and programs, begins as usual again.
+/// Ranks the calling thread. What it starts afterwards, threads and programs, does not have real time from it; a nice value,
+/// where that was all there was, it has.
 ///
 /// Nice values alone do not do for a lease: where the kernel schedules by session (`sched_autogroup`), they count only among
 /// the threads of one session.
