@@ -19,6 +19,8 @@ pub struct Process {
     pub cwd: PathBuf,
     /// `R`, `S`, `D`, `T`, `Z`.
     pub state: char,
+    /// Its threads that have not ended. A killed process is `Z` with its first thread, and holds its files until the last.
+    pub threads: u32,
 }
 
 impl Process {
@@ -29,15 +31,20 @@ impl Process {
         let mut after_name = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
         let state = after_name.next()?.chars().next()?;
         let parent = after_name.next()?.parse().ok()?;
+        let threads = after_name.nth(15)?.parse().ok()?;
         let title = String::from_utf8_lossy(&fs::read(base.join("cmdline")).ok()?).replace('\0', " ").trim().to_owned();
         let cwd = fs::read_link(base.join("cwd")).unwrap_or_default();
-        Some(Self { pid, parent, title, cwd, state })
+        Some(Self { pid, parent, title, cwd, state, threads })
     }
 
-    /// Is it still there, and no zombie?
+    /// Is it still there, and no zombie that has nothing left?
     #[must_use]
     pub fn alive(pid: u32) -> bool {
-        Self::read(pid).is_some_and(|p| p.state != 'Z')
+        Self::read(pid).is_some_and(|p| !p.gone())
+    }
+
+    fn gone(&self) -> bool {
+        self.state == 'Z' && self.threads <= 1
     }
 
     /// Is it a part of the node whose directory this is? Its agent, guard, database, or a tool that these run.
@@ -125,8 +132,14 @@ mod tests {
 
     #[test]
     fn a_process_belongs_to_the_node_whose_directory_it_names() {
-        let p =
-            |title: &str, cwd: &str| Process { pid: 1, parent: 0, title: title.into(), cwd: cwd.into(), state: 'S' };
+        let p = |title: &str, cwd: &str| Process {
+            pid: 1,
+            parent: 0,
+            title: title.into(),
+            cwd: cwd.into(),
+            state: 'S',
+            threads: 1,
+        };
         let n1 = Path::new("/t/n1");
         assert!(p("trine agent --config /t/n1/trine.toml", "/").belongs_to(n1));
         assert!(p("postgres: n1: walsender", "/t/n1/data").belongs_to(n1));

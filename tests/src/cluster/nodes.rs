@@ -120,10 +120,14 @@ impl Cluster {
     /// # Errors
     /// A process may not be killed, or is still there.
     pub fn kill_nodes(&self, nodes: &[&str]) -> Result<()> {
+        let mut killed = Vec::new();
         wait_until("the killed nodes' processes to be gone", Duration::from_secs(10), || {
             let there: Vec<Process> = nodes.iter().flat_map(|n| self.node(n).processes()).collect();
             process::kill_all(&there)?;
-            Ok(there.is_empty())
+            // One that is ending holds its ports until its last thread is gone, and has no name any more to be found by.
+            killed.extend(there.iter().map(|p| p.pid));
+            killed.retain(|pid| Process::alive(*pid));
+            Ok(killed.is_empty())
         })
     }
 

@@ -49,9 +49,10 @@ pub(crate) async fn stop(nodes: &[&Node], patience: Duration) -> Done<Vec<String
     let mut asked: Vec<u32> = Vec::new();
     // A guard ends a moment after its agent: a database counts as left behind only after a while.
     let mut behind_since: Option<Instant> = None;
+    let mut seen: Vec<(Process, Part)> = Vec::new();
     loop {
-        let found: Vec<(Process, Part)> = nodes.iter().flat_map(|n| processes::of_node(&n.dir)).collect();
-        if found.is_empty() {
+        let found = look(nodes, &mut seen);
+        if seen.is_empty() {
             nodes.iter().for_each(|n| n.forget_agent());
             return Ok(Vec::new());
         }
@@ -85,9 +86,10 @@ pub(crate) async fn stop(nodes: &[&Node], patience: Duration) -> Done<Vec<String
 pub(crate) async fn kill(nodes: &[&Node]) -> Done<usize> {
     let give_up = Instant::now() + GONE_WITHIN;
     let mut killed = 0;
+    let mut seen: Vec<(Process, Part)> = Vec::new();
     loop {
-        let found: Vec<(Process, Part)> = nodes.iter().flat_map(|n| processes::of_node(&n.dir)).collect();
-        if found.is_empty() {
+        let found = look(nodes, &mut seen);
+        if seen.is_empty() {
             nodes.iter().for_each(|n| n.forget_agent());
             return Ok(killed);
         }
@@ -98,12 +100,21 @@ pub(crate) async fn kill(nodes: &[&Node]) -> Done<usize> {
             p.signal(Signal::KILL);
         }
         if Instant::now() >= give_up {
-            let pids: Vec<String> = found.iter().map(|(p, _)| format!("{} ({})", p.pid, p.program())).collect();
+            let pids: Vec<String> = seen.iter().map(|(p, _)| format!("{} ({})", p.pid, p.program())).collect();
             return Err(Failure::failed(format!("these processes can't be killed: {}", pids.join(", ")))
                 .hint("they belong to another user, or hang in the kernel on a broken disk"));
         }
         sleep(LOOK_EVERY / 5).await;
     }
+}
+
+/// The processes of these nodes. In `seen` is each that was found before and holds its files still: one that is ending has
+/// no command line any more to be found by.
+fn look(nodes: &[&Node], seen: &mut Vec<(Process, Part)>) -> Vec<(Process, Part)> {
+    let found: Vec<(Process, Part)> = nodes.iter().flat_map(|n| processes::of_node(&n.dir)).collect();
+    seen.retain(|(p, _)| p.is_there() && found.iter().all(|(f, _)| f.pid != p.pid));
+    seen.extend(found.iter().cloned());
+    found
 }
 
 /// Removes what `local up` made, and the folder if nothing else is in it.

@@ -9,7 +9,7 @@ use trine_api::Client;
 use crate::args::{LocalNode, StartNode};
 use crate::connect;
 use crate::create::cant;
-use crate::failure::Done;
+use crate::failure::{Done, Failure};
 use crate::print;
 use crate::wait;
 
@@ -18,6 +18,9 @@ use super::{down, ports};
 
 /// How long a new agent is watched for an early end, unless it answers before.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a killed agent may take to be gone: its ports are free only then.
+const ENDED_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Kills everything of a node at once.
 pub(crate) async fn kill_node(args: &LocalNode) -> Done {
@@ -47,9 +50,18 @@ pub(crate) async fn start_node(args: &StartNode) -> Done {
 pub(crate) async fn start(cluster: &Cluster, node: &Node) -> Done {
     let config = node.config()?;
     let lock = cluster.lock()?;
-    if let Some(agent) = node.agent() {
-        print::note(format!("{} runs already (process {})", node.name, agent.pid));
-        return Ok(());
+    let give_up = Instant::now() + ENDED_WITHIN;
+    while let Some(agent) = node.agent() {
+        if !agent.is_ending() {
+            print::note(format!("{} runs already (process {})", node.name, agent.pid));
+            return Ok(());
+        }
+        if Instant::now() >= give_up {
+            let message =
+                format!("the former agent of {} (process {}) was killed and does not end", node.name, agent.pid);
+            return Err(Failure::failed(message).hint("it hangs in the kernel, likely on a broken disk"));
+        }
+        sleep(LOOK_EVERY).await;
     }
     ports::check(&config)?;
     let mut started = node.start()?;

@@ -20,7 +20,8 @@ pub(crate) struct Process {
     parent: u32,
     /// When it started, in clock ticks since boot: with the pid, who it is.
     pub(crate) start: u64,
-    zombie: bool,
+    /// A zombie none of whose threads is left.
+    gone: bool,
     program: String,
     args: Vec<Vec<u8>>,
     cwd: PathBuf,
@@ -45,9 +46,19 @@ impl fmt::Display for Part {
 }
 
 impl Process {
-    /// The process of this number, if there is one and it is no zombie.
+    /// The process of this number, if there is one that is not gone.
     pub(crate) fn of(pid: u32) -> Option<Self> {
-        Self::read(pid).filter(|p| !p.zombie)
+        Self::read(pid).filter(|p| !p.gone)
+    }
+
+    /// Is it still the same process, and holds what it had open?
+    pub(crate) fn is_there(&self) -> bool {
+        Self::of(self.pid).is_some_and(|now| now.start == self.start)
+    }
+
+    /// It was killed, and is about to be gone.
+    pub(crate) fn is_ending(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|status| ending(&status))
     }
 
     fn read(pid: u32) -> Option<Self> {
@@ -56,7 +67,6 @@ impl Process {
         // The name stands in parentheses and may hold anything.
         let (before, after) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = after.split_whitespace().collect();
-        let state = *fields.first()?;
         let exe = fs::read_link(base.join("exe")).ok();
         let exe = exe.as_deref().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
         let comm = before.split_once('(').map(|(_, name)| name.to_owned()).unwrap_or_default();
@@ -66,7 +76,7 @@ impl Process {
             pid,
             parent: fields.get(1)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
-            zombie: matches!(state, "Z" | "X"),
+            gone: gone(&fields),
             program,
             args: cmdline.split(|b| *b == 0).map(<[u8]>::to_vec).collect(),
             cwd: fs::read_link(base.join("cwd")).unwrap_or_default(),
@@ -111,6 +121,23 @@ impl Process {
     }
 }
 
+/// What the fields of /proc/PID/stat from the state on say. A killed process is a zombie as soon as its first thread has
+/// ended, while the others still hold its files and ports; it is gone with the last of them (field 20 of the line).
+fn gone(fields: &[&str]) -> bool {
+    let threads = fields.get(17).and_then(|n| n.parse().ok()).unwrap_or(1);
+    matches!(fields.first(), Some(&("Z" | "X"))) && threads <= 1
+}
+
+/// What /proc/PID/status says: the first thread has ended, or a SIGKILL waits for one of them.
+fn ending(status: &str) -> bool {
+    const KILL: u64 = 1 << (9 - 1);
+    status.lines().filter_map(|l| l.split_once(':')).any(|(name, value)| match name {
+        "State" => value.trim().starts_with(['Z', 'X']),
+        "SigPnd" | "ShdPnd" => u64::from_str_radix(value.trim(), 16).is_ok_and(|pending| pending & KILL != 0),
+        _ => false,
+    })
+}
+
 /// Does an argument name the folder, or a path below it? (`/x/n1` is no part of `/x/n10`.)
 fn names(arg: &[u8], dir: &Path) -> bool {
     let dir = dir.as_os_str().as_bytes();
@@ -129,7 +156,7 @@ fn names(arg: &[u8], dir: &Path) -> bool {
 pub(crate) fn all() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter_map(Process::read).filter(|p| !p.zombie).collect()
+    pids.filter_map(Process::read).filter(|p| !p.gone).collect()
 }
 
 /// The processes of the node in `dir`: its agent, its guard, its database, and whatever these have started.
@@ -163,7 +190,27 @@ mod tests {
 
     fn process(pid: u32, parent: u32, program: &str, args: &[&str], cwd: &str) -> Process {
         let args = args.iter().map(|a| a.as_bytes().to_vec()).collect();
-        Process { pid, parent, start: 1, zombie: false, program: program.into(), args, cwd: cwd.into() }
+        Process { pid, parent, start: 1, gone: false, program: program.into(), args, cwd: cwd.into() }
+    }
+
+    #[test]
+    fn a_zombie_is_there_as_long_as_a_thread_of_it_is() {
+        let stat =
+            |state, threads| format!("{state} 1 9 9 0 -1 4227084 3022 6497 16 0 3 1 2 2 20 0 {threads} 0 1315447");
+        let gone = |state, threads| gone(&stat(state, threads).split(' ').collect::<Vec<_>>());
+        assert!(gone("Z", 1));
+        assert!(!gone("Z", 2));
+        assert!(!gone("S", 1));
+    }
+
+    #[test]
+    fn a_killed_process_is_ending() {
+        let status =
+            |state, pending, shared| format!("Name:\tx\nState:\t{state}\nSigPnd:\t{pending}\nShdPnd:\t{shared}\n");
+        assert!(ending(&status("Z (zombie)", "0000000000000000", "0000000000000000")));
+        assert!(ending(&status("D (disk sleep)", "0000000000000100", "0000000000000000")));
+        assert!(ending(&status("D (disk sleep)", "0000000000000000", "0000000000000100")));
+        assert!(!ending(&status("S (sleeping)", "0000000000004000", "0000000000000200")));
     }
 
     #[test]
