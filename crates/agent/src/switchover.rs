@@ -43,16 +43,17 @@ pub(crate) async fn wait_caught_up(node: &Node, epoch: Epoch, limit: Duration) -
 
 /// Has `target` everything that this primary has now? Waits for it up to `limit`.
 pub(crate) async fn caught_up(node: &Node, target: &NodeName, limit: Duration) -> Result<(), String> {
-    let Some(end) = node.inspect().await.position.map(|p| p.offset) else {
+    let mut seen = node.inspect().await;
+    let Some(end) = seen.position.map(|p| p.offset) else {
         return Err("how far this primary has written is not known".to_owned());
     };
     let all = async {
         loop {
-            let seen = node.inspect().await;
             if seen.standbys.get(target).and_then(|s| s.flushed).is_some_and(|at| at >= end) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
+            seen = node.inspect().await;
         }
     };
     let late = |_| format!("{target} has not taken everything from the primary within {limit:?}");

@@ -45,6 +45,10 @@ use paths::Paths;
 use session::Session;
 use threads::Threads;
 
+/// How many connections are kept: what the operations of one keeper and a barrier use at once. To open one takes a fork
+/// and an authentication, 5 to 15 ms in which clients may be waiting.
+const IDLE: usize = 3;
+
 /// What the engine has to know about this node.
 #[derive(Clone)]
 pub struct PostgresConfig {
@@ -103,9 +107,9 @@ struct Postgres {
     /// Held while a new copy is made: the old one can be used meanwhile.
     copying: AsyncMutex<()>,
     live: Mutex<Live>,
-    /// A connection that is idle, and the database process that it is to. Whoever uses it takes it out, so that one in
+    /// Connections that are idle, and the database process that each is to. Whoever uses one takes it out, so that one in
     /// the middle of something is never used again.
-    idle: Mutex<Option<(u32, Session)>>,
+    idle: Mutex<Vec<(u32, Session)>>,
     /// The programs that were found last.
     found: Mutex<Option<Binaries>>,
     probe: Mutex<inspect::Probe>,
@@ -137,7 +141,7 @@ impl PostgresEngine {
             turn: Arc::default(),
             copying: AsyncMutex::new(()),
             live: Mutex::new(Live::default()),
-            idle: Mutex::new(None),
+            idle: Mutex::new(Vec::new()),
             found: Mutex::new(None),
             probe: Mutex::new(inspect::Probe::default()),
             barrier: Mutex::new(None),
@@ -192,10 +196,14 @@ impl Postgres {
     /// A connection of the agent's role. Give it back when nothing of it is under way.
     async fn session(&self) -> Result<Session, EngineError> {
         let pid = self.running()?;
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let idle = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|(of, session)| *of == pid && !session.client.is_closed());
+            idle.pop()
+        };
         match idle {
-            Some((of, session)) if of == pid && !session.client.is_closed() => Ok(session),
-            _ => self.new_session().await,
+            Some((_, session)) => Ok(session),
+            None => self.new_session().await,
         }
     }
 
@@ -205,7 +213,10 @@ impl Postgres {
 
     fn give_back(&self, session: Session) {
         if let Ok(pid) = self.running() {
-            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some((pid, session));
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < IDLE {
+                idle.push((pid, session));
+            }
         }
     }
 

@@ -21,8 +21,6 @@ use crate::{DataCopy, EngineError, Process};
 
 /// How often a database that is coming up is asked whether it is.
 const ASK: Duration = Duration::from_millis(5);
-/// How long the checkpoint before a stop may take; without it the stop does the work.
-const CHECKPOINT: Duration = Duration::from_secs(30);
 /// How long a clean end may take.
 const STOP: Duration = Duration::from_secs(60);
 
@@ -206,10 +204,6 @@ impl Postgres {
         let mut state = self.guard.state();
         if *state.borrow() == Process::Stopped && self.running().is_err() {
             return Ok(());
-        }
-        // What is written before the stop does not delay it.
-        if let Ok(Err(e)) = timeout(CHECKPOINT, self.checkpoint()).await {
-            tracing::debug!(error = %e.chain(), "no checkpoint before the stop");
         }
         self.guard.signal(Signal::INT);
         match timeout(STOP, state.wait_for(|s| *s == Process::Stopped)).await {

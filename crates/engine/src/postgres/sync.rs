@@ -46,6 +46,11 @@ impl Postgres {
         let now = self.live();
         let same = now.settled && now.sync == *setting;
         let stricter = now.passing && *setting != SyncSetting::Alone;
+        if same && !stricter && Self::has_taken_over(&session, setting, &sync_names(setting)).await? {
+            // A reload would wake every process of the database, at moments when clients wait for it.
+            self.give_back(session);
+            return Ok(());
+        }
         if !same && (stricter || !now.settled || Self::must_wait_between(&now.sync, setting)) {
             self.apply_sync(&session, &SyncSetting::Wait).await?;
             if now.passing {
