@@ -108,11 +108,12 @@ impl Postgres {
     /// Others can rewind to this primary only once it has passed a checkpoint in its own epoch.
     pub(super) async fn checkpoint_once(self: Arc<Self>, epoch: Epoch) {
         let done = async {
-            let session = self.new_session().await?;
-            if self.primary(&session).await?.is_none_or(|p| p.checkpoint_timeline >= epoch.0) {
-                return Ok(());
+            let session = self.session().await?;
+            if self.primary(&session).await?.is_some_and(|p| p.checkpoint_timeline < epoch.0) {
+                session.run("make its first checkpoint as a primary", "checkpoint").await?;
             }
-            session.run("make its first checkpoint as a primary", "checkpoint").await
+            self.give_back(session);
+            Ok::<(), EngineError>(())
         };
         if let Err(e) = done.await {
             tracing::warn!(error = %e.chain(), "no checkpoint after the promotion");
