@@ -47,7 +47,14 @@ fn state() -> ClusterState {
             accept_loss: false,
             evidence: BTreeMap::new(),
         },
-        Change::Elect { epoch: Epoch(2), primary: name(1), rule, interim: false, evidence: BTreeMap::new() },
+        Change::Elect {
+            epoch: Epoch(2),
+            primary: name(1),
+            rule,
+            interim: false,
+            position: Position::default(),
+            evidence: BTreeMap::new(),
+        },
         Change::BarrierPassed { epoch: Epoch(2) },
     ];
     for change in changes {

@@ -89,7 +89,14 @@ fn held(mut state: ClusterState, names: &[NodeName]) -> Result<ClusterState, Str
     let seed = names.first().ok_or("no nodes")?;
     let standbys = names.iter().skip(1).take(4).cloned().collect();
     let rule = SyncRule { primary: seed.clone(), standbys, acks: 2 };
-    let elect = Change::Elect { epoch: EPOCH, primary: seed.clone(), rule, interim: false, evidence: BTreeMap::new() };
+    let elect = Change::Elect {
+        epoch: EPOCH,
+        primary: seed.clone(),
+        rule,
+        interim: false,
+        position: Position::default(),
+        evidence: BTreeMap::new(),
+    };
     apply(&mut state, seed, elect)?;
     apply(&mut state, seed, Change::BarrierPassed { epoch: EPOCH })?;
     Ok(state)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, NodeName, SyncRule};
+use crate::{Epoch, NodeName, Position, SyncRule};
 
 /// What a decision was made on: names and values, for people.
 pub type Evidence = BTreeMap<String, String>;
@@ -74,6 +74,9 @@ pub enum Change {
         rule: SyncRule,
         /// It only hands its data on (priority 0) and does not open.
         interim: bool,
+        /// How far its data reached when it was elected: it leads only with that much.
+        #[serde(default)]
+        position: Position,
         /// On what.
         evidence: Evidence,
     },
@@ -159,7 +162,7 @@ pub enum Change {
 }
 
 /// What a person asks the cluster for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Wish {
     /// A planned change of the primary.
     Switchover {
@@ -181,7 +184,7 @@ pub enum Wish {
 }
 
 /// How the cluster behaves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Settings {
     /// How long a lease lasts, in milliseconds.
     pub lease_ms: u64,
@@ -211,7 +214,7 @@ impl Default for Settings {
 }
 
 /// What happens when fewer standbys than `acks` are left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Commits wait.
@@ -222,7 +225,7 @@ pub enum Durability {
 }
 
 /// A node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Its zone: what fails together.
     pub zone: String,
@@ -235,7 +238,7 @@ pub struct Member {
 }
 
 /// What an event is about. The words are those of RDS's event categories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
     /// The cluster came into being.
@@ -255,7 +258,7 @@ pub enum EventKind {
 }
 
 /// A decision with its evidence, numbered by consensus: no gaps, the same on every node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Event {
     /// Its number, from 1.
     pub number: u64,

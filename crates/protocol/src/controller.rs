@@ -96,13 +96,13 @@ impl Controller {
         }
         let since = remembered(&mut self.vacant, state.epoch, now);
         match elect(state, fresh) {
-            Verdict::Elect { primary, rule, interim, evidence } => {
+            Verdict::Elect { primary, rule, interim, position, evidence } => {
                 let safe_since = remembered(&mut self.safe, state.epoch, now);
                 let awaited = fresh.values().any(|r| is_about_to_seal(r, state.epoch));
                 if awaited && now.since(safe_since) < COMPANY {
                     return Vec::new();
                 }
-                vec![Change::Elect { epoch: state.epoch, primary, rule, interim, evidence }]
+                vec![Change::Elect { epoch: state.epoch, primary, rule, interim, position, evidence }]
             }
             Verdict::Wait(missing) => {
                 if now.since(since) < STUCK {

@@ -17,6 +17,8 @@ pub enum Verdict {
         rule: SyncRule,
         /// It must not lead, and only hands its data on.
         interim: bool,
+        /// How far its data reaches.
+        position: Position,
         /// What was compared.
         evidence: Evidence,
     },
@@ -84,7 +86,7 @@ pub fn elect(state: &ClusterState, reports: &BTreeMap<NodeName, &Report>) -> Ver
     for rule in &state.guarding {
         evidence.insert(format!("safe under the rule of {}", rule.primary), rule.to_string());
     }
-    Verdict::Elect { primary, rule, interim, evidence }
+    Verdict::Elect { primary, rule, interim, position: furthest, evidence }
 }
 
 /// The rule for these standbys under the cluster's settings.

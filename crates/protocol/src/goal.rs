@@ -8,7 +8,7 @@ use crate::command::{Durability, Wish};
 use crate::controller::NOT_OPEN;
 use crate::report::{Copy, Repair};
 use crate::state::ClusterState;
-use crate::{Epoch, Moment, NodeName, SyncRule};
+use crate::{Epoch, Moment, NodeName, Position, SyncRule};
 
 /// What a node should be doing. It is a function of the state alone, so the first run, the retry after a crash and the
 /// repair are one path.
@@ -36,6 +36,9 @@ pub enum Goal {
         barrier: bool,
         /// Drain and stop: a switchover has begun.
         leave: bool,
+        /// What it said to have when it was elected. A node that has started anew since, and comes back with less, must not
+        /// be promoted: what is missing may have been acknowledged.
+        least: Position,
     },
     /// Follow the epoch's primary. Its promise comes first, as in a seal: a node that has followed an epoch and starts again
     /// with an older view of the state must neither follow an older primary nor repair its copy to suit one.
@@ -102,6 +105,7 @@ pub fn goal(state: &ClusterState, me: &NodeName, condition: Condition) -> Goal {
             barrier: !held.opened || !held.pending.is_empty(),
             rule,
             leave: held.leaving.is_some(),
+            least: held.elected_at,
         };
     }
     Goal::Follow { epoch: state.epoch, primary: held.primary.clone(), repair: repair(state, me, condition) }

@@ -7,7 +7,7 @@ use crate::voter::lease_for_holder;
 use crate::{Epoch, Moment, NodeName};
 
 /// The lease of one epoch's primary. It runs from the moment each request was *sent*, while a majority said yes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     epoch: Epoch,
     majority: usize,

@@ -40,7 +40,7 @@ pub struct Report {
 }
 
 /// A node's copy of the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Copy {
     /// There is none.
     Missing,
@@ -99,7 +99,7 @@ pub struct Seal {
 }
 
 /// What a copy needs before it can follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Repair {
     /// Its end is cut off and replaced.
     Rewind,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Change, Command, Event, EventKind, Evidence, Member, Settings, Wish};
-use crate::{Epoch, NodeName, SyncRule};
+use crate::{Epoch, NodeName, Position, SyncRule};
 
 /// How many of the latest events are kept in the state itself.
 const EVENTS_KEPT: usize = 1000;
@@ -23,7 +23,7 @@ pub enum Outcome {
 }
 
 /// The small state that every voter has.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClusterState {
     /// The cluster's name; empty before [`Change::Create`].
     pub cluster: String,
@@ -70,7 +70,7 @@ pub struct ClusterState {
 }
 
 /// A wish and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Asked {
     /// Its number.
     pub number: u64,
@@ -81,7 +81,7 @@ pub struct Asked {
 }
 
 /// Who holds the epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reign {
     /// Nobody yet: all seal.
     Vacant {
@@ -103,7 +103,7 @@ impl Default for Reign {
 }
 
 /// An epoch with its primary.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Held {
     /// The node.
     pub primary: NodeName,
@@ -120,6 +120,9 @@ pub struct Held {
     pub interim: bool,
     /// It is leaving, to this node.
     pub leaving: Option<NodeName>,
+    /// How far its data reached when it was elected. It may have lost some of that since, and not know it.
+    #[serde(default)]
+    pub elected_at: Position,
 }
 
 impl Asked {
@@ -255,7 +258,7 @@ impl ClusterState {
                     Reign::Vacant { because: because.clone(), prefer: prefer.clone(), accept_loss: *accept_loss };
                 with(EventKind::Failover, format!("epoch {epoch} begins: {because}"), evidence)
             }
-            Change::Elect { epoch, primary, rule, interim, evidence } => {
+            Change::Elect { epoch, primary, rule, interim, position, evidence } => {
                 self.current(*epoch)?;
                 if self.held().is_some() {
                     return Err(format!("epoch {epoch} has its primary"));
@@ -273,6 +276,7 @@ impl ClusterState {
                     opened: false,
                     interim: *interim,
                     leaving: None,
+                    elected_at: *position,
                 });
                 let what = if *interim { "hands its data on (priority 0)" } else { "is primary" };
                 with(EventKind::Failover, format!("{primary} {what} in epoch {epoch}"), evidence)

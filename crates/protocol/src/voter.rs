@@ -41,7 +41,7 @@ pub enum Grant {
 /// One voter's memory of promises and leases.
 ///
 /// The promise is on disk before it is reported; the grants are not, so a voter that starts assumes the longest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Voter {
     promised: Epoch,
     /// It knows what it has promised: its disk says so, or consensus has.

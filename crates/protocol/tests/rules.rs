@@ -48,7 +48,14 @@ fn begin(state: &ClusterState) -> Change {
 }
 
 fn elected(state: &ClusterState, rule: SyncRule) -> Change {
-    Change::Elect { epoch: state.epoch, primary: rule.primary.clone(), rule, interim: false, evidence: BTreeMap::new() }
+    Change::Elect {
+        epoch: state.epoch,
+        primary: rule.primary.clone(),
+        rule,
+        interim: false,
+        position: Position::default(),
+        evidence: BTreeMap::new(),
+    }
 }
 
 fn to_become(state: &ClusterState, rule: SyncRule) -> Change {

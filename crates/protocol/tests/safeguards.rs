@@ -246,6 +246,18 @@ fn a_promise_is_on_disk() {
 }
 
 #[test]
+fn a_node_leads_with_what_it_was_elected_with() {
+    // n2 has acknowledged an entry that n3 has only received. n3 tells how far it reaches, restarts, and has lost the end.
+    let received = [Write(0), Flush(0), Replicate(1, 9), Flush(1), DeliverAll, Replicate(2, 9)];
+    let hung = [FreezePrimary, Failover(None, false), DeliverAll, See(1, 9), Control(1), DeliverAll, Advance(410)];
+    let sealed = |i| [See(i, 9), Tick(i), Tick(i), Tick(i), Tick(i), Tell(i, 1)];
+    let restarted = [DeliverAll, Crash(2, 0), Start(2, 1), Tick(2), Tick(2), Tick(2), Tick(2)];
+    let elected = [Control(1), DeliverAll, See(2, 9), Renew(2), DeliverAll, Tick(2)];
+    let history = [&received[..], &hung, &sealed(2), &sealed(1), &restarted, &elected].concat();
+    shows(Mutant::LeadsWithLess, EXACT, &history);
+}
+
+#[test]
 fn the_first_copy_is_made_once() {
     // n1 and n2 have an entry, and lose their data. n1 starts with a state in which nothing had begun: its new copy is
     // whole, and empty.

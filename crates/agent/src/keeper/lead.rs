@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use trine_protocol::{Change, Epoch, NodeName, SyncRule, SyncSetting, Wish};
+use trine_protocol::{Change, Epoch, NodeName, Position, SyncRule, SyncSetting, Wish};
 
 use super::{KeeperError, Turn, engine, error_chain};
 use crate::lease::{fence, release};
@@ -27,6 +27,7 @@ pub(super) async fn lead(
     sync: &SyncSetting,
     rule: &SyncRule,
     barrier: bool,
+    least: Position,
 ) -> Result<Turn, KeeperError> {
     let doing = node.doing.borrow().clone();
     if doing.failed.as_ref().is_some_and(|(e, _)| *e == epoch) || doing.yielded == Some(epoch) {
@@ -37,6 +38,13 @@ pub(super) async fn lead(
         if doing.sealed.is_none_or(|(e, p)| e != epoch || p.is_none()) || node.serving.epoch().is_some() {
             // It was elected on a position that this process has not read: every start of a primary is a new epoch.
             give_up(node, epoch, "it has restarted since it was elected");
+            return Ok(Turn::Reached(None));
+        }
+        if let Some((_, Some(has))) = doing.sealed
+            && has < least
+        {
+            // It told its position, restarted and sealed anew; an end that was not on disk is gone.
+            give_up(node, epoch, &format!("it was elected with the data up to {least}, and has it up to {has} now"));
             return Ok(Turn::Reached(None));
         }
         if !become_primary(node, epoch, sync).await {

@@ -138,11 +138,11 @@ async fn take_turn(node: &Arc<Node>, goal: &Goal) -> Result<Turn, KeeperError> {
             Ok(Turn::Soon)
         }
         Goal::Seal { epoch } => seal::seal(node, *epoch).await,
-        Goal::Lead { epoch, sync, rule, barrier, leave } => {
+        Goal::Lead { epoch, sync, rule, barrier, leave, least } => {
             if *leave {
                 lead::leave(node, *epoch).await
             } else {
-                lead::lead(node, *epoch, sync, rule, *barrier).await
+                lead::lead(node, *epoch, sync, rule, *barrier, *least).await
             }
         }
         Goal::Follow { epoch, primary, repair } => follow::follow(node, *epoch, primary, *repair).await,

@@ -4,7 +4,9 @@ use super::types::{Agent, BEFORE, Work};
 use super::{Change, Copy, Db, Entry, Epoch, LEASE_MS, Lease, Message, Mutant, Prime, Wish, World, position_of};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use trine_protocol::{Condition, Controller, Goal, NodeName, Repair, SyncRule, SyncSetting, Voter, goal, must_fence};
+use trine_protocol::{
+    Condition, Controller, Goal, NodeName, Position, Repair, SyncRule, SyncSetting, Voter, goal, must_fence,
+};
 
 impl World {
     /// An agent starts; what it sees of the state may be older than what it saw before.
@@ -84,11 +86,11 @@ impl World {
                 node.flushed = 0;
             }
             Goal::Seal { epoch } => self.seal(i, epoch),
-            Goal::Lead { epoch, sync, rule, barrier, leave } => {
+            Goal::Lead { epoch, sync, rule, barrier, leave, least } => {
                 if leave {
                     self.leave(i, epoch);
                 } else {
-                    self.lead(i, epoch, &sync, &rule, barrier);
+                    self.lead(i, epoch, &sync, &rule, barrier, least);
                 }
             }
             Goal::Follow { epoch, primary, repair } => self.follow(i, epoch, &primary, repair),
@@ -199,13 +201,13 @@ impl World {
         }
     }
 
-    fn lead(&mut self, i: usize, epoch: Epoch, sync: &SyncSetting, rule: &SyncRule, barrier: bool) {
+    fn lead(&mut self, i: usize, epoch: Epoch, sync: &SyncSetting, rule: &SyncRule, barrier: bool, least: Position) {
         let agent = self.nodes[i].agent.as_ref().unwrap();
         if agent.failed.as_ref().is_some_and(|(e, _)| *e == epoch) || agent.yielded == Some(epoch) {
             return;
         }
         if agent.led != Some(epoch) {
-            self.become_primary(i, epoch, sync, rule);
+            self.become_primary(i, epoch, sync, rule, least);
             return;
         }
         let keep_barrier = self.is(Mutant::BarrierBeforeSetting);
@@ -258,14 +260,15 @@ impl World {
         }
     }
 
-    fn become_primary(&mut self, i: usize, epoch: Epoch, sync: &SyncSetting, rule: &SyncRule) {
+    fn become_primary(&mut self, i: usize, epoch: Epoch, sync: &SyncSetting, rule: &SyncRule, least: Position) {
         let now = self.now(i);
         let nodes = self.nodes.len();
+        let least = Some(least).filter(|_| !self.is(Mutant::LeadsWithLess));
         let node = &mut self.nodes[i];
         let agent = node.agent.as_mut().unwrap();
-        let read = agent.sealed.is_some_and(|(e, p)| e == epoch && p.is_some());
+        let read = agent.sealed.is_some_and(|(e, p)| e == epoch && p.is_some() && p >= least);
         if !read || node.db != Db::Sealed {
-            // It was elected on a position that this process has not read.
+            // It was elected on a position that this process has not read, or with more than it has now.
             node.db = Db::Stopped;
             agent.failed = Some((epoch, "it has restarted since it was elected".to_owned()));
             return;

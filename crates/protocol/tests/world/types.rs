@@ -152,6 +152,7 @@ pub(crate) enum Mutant {
     NoRebuildWhenStuck,
     BootstrapFromOldView,
     WipedVoterDoesNotAsk,
+    LeadsWithLess,
 }
 
 /// How a world begins.
