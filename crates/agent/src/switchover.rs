@@ -15,6 +15,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The sessions that other nodes' endpoints have forwarded here are counted too: the pause reaches them on this side.
 pub(crate) async fn wait_drained(node: &Node, epoch: Epoch) {
     let Some(writer) = node.writer.get() else { return };
+    if node.state().held().is_some_and(|h| h.interim) {
+        // Nobody was ever let in.
+        return;
+    }
     // The pause itself comes from the replicated state, by way of the routes: wait until it is in force.
     let mut routes = node.routes.writer.subscribe();
     let mut busy = writer.busy().watch();

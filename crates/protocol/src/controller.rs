@@ -125,6 +125,9 @@ impl Controller {
         if let Some(over) = ended(state, held, fresh) {
             return vec![over];
         }
+        if let Some(handing_over) = self.hand_over(state, held, fresh, now) {
+            return vec![handing_over];
+        }
         let mut changes = Vec::new();
         if held.opened && state.alarms.contains_key(NO_PRIMARY) {
             changes.push(Change::ClearAlarm { alarm: NO_PRIMARY.to_owned() });
@@ -136,6 +139,30 @@ impl Controller {
         }
         changes.extend(self.wish(state, held, &eligible, fresh, now));
         changes
+    }
+
+    /// An interim primary leaves to a node that may lead, as in a switchover: one that is just ended may have an end
+    /// that its heir has not, and then its copy can't follow while it is evidence, nor the epoch open without it.
+    fn hand_over(
+        &mut self,
+        state: &ClusterState,
+        held: &Held,
+        fresh: &BTreeMap<NodeName, &Report>,
+        now: Moment,
+    ) -> Option<Change> {
+        if !(held.opened && held.interim) {
+            return None;
+        }
+        let heir = heir(state, fresh)?;
+        if held.leaving.is_none() {
+            return Some(Change::StartSwitchover { epoch: state.epoch, target: heir });
+        }
+        let since = remembered(&mut self.leaving, state.epoch, now);
+        if now.since(since) < SWITCHOVER_PATIENCE {
+            return None;
+        }
+        let because = format!("{} must not lead and has not stopped within {SWITCHOVER_PATIENCE:?}", held.primary);
+        begin(state, state.epoch.next(), &because, Some(heir))
     }
 
     /// The alarm about a barrier that does not pass.
@@ -277,17 +304,17 @@ fn sync_rule(
 fn ended(state: &ClusterState, held: &Held, fresh: &BTreeMap<NodeName, &Report>) -> Option<Change> {
     let own = fresh.get(&held.primary);
     if own.is_some_and(|r| r.yielded == Some(state.epoch)) {
-        return begin(state, state.epoch.next(), "switchover", held.leaving.clone());
+        let because = match held.interim {
+            true => format!("{} must not lead and has handed its data on", held.primary),
+            false => "switchover".to_owned(),
+        };
+        return begin(state, state.epoch.next(), &because, held.leaving.clone());
     }
     if let Some((_, why)) = own.and_then(|r| r.failed.as_ref()).filter(|(epoch, _)| *epoch == state.epoch) {
         return begin(state, state.epoch.next(), &format!("{} says: {why}", held.primary), held.leaving.clone());
     }
     if let Some(asked) = asked_failover(state, fresh) {
         return Some(asked);
-    }
-    if held.opened && held.interim && heir(state, fresh).is_some() {
-        let because = format!("{} must not lead and has handed its data on", held.primary);
-        return begin(state, state.epoch.next(), &because, heir(state, fresh));
     }
     if held.opened && held.leaving.is_none() && are_voters_new(state, held, fresh) {
         return begin(state, state.epoch.next(), "the voters have changed", Some(held.primary.clone()));

@@ -357,6 +357,30 @@ fn a_node_of_priority_0_makes_the_copies_of_those_that_may_lead() {
 }
 
 #[test]
+fn an_interim_primary_leaves_cleanly() {
+    let mut state = open_cluster();
+    let epoch = state.epoch;
+    let Reign::Held(held) = &mut state.reign else { panic!("it is held") };
+    held.interim = true;
+    let mut all = reports(&state);
+    for (report, n) in all.values_mut().zip(1..) {
+        report.position = Some(Position { epoch, offset: n });
+    }
+    let mut controller = Controller::default();
+    let leaves = Change::StartSwitchover { epoch, target: name(2) };
+    assert_eq!(step(&mut controller, &state, &all, at(1000)), [leaves.clone()]);
+    accepted(&mut state, leaves);
+    assert_eq!(step(&mut controller, &state, &all, at(2000)), [], "it stops");
+    let begun = |changes: Vec<Change>| match &changes[..] {
+        [Change::BeginEpoch { epoch: next, prefer, .. }] => *next == epoch.next() && *prefer == Some(name(2)),
+        _ => false,
+    };
+    assert!(begun(step(&mut controller, &state, &all, at(17_001))), "it hangs");
+    all.get_mut(&name(1)).unwrap().yielded = Some(epoch);
+    assert!(begun(step(&mut Controller::default(), &state, &all, at(2001))), "it has stopped");
+}
+
+#[test]
 fn a_lost_copy_does_not_make_the_primary_the_only_proof() {
     let mut state = open_cluster();
     let epoch = state.epoch;
