@@ -19,8 +19,8 @@ failed=0
 if cargo nextest --version >/dev/null 2>&1; then
     say "The crates' own tests"
     cargo nextest run --workspace --exclude trine-tests --no-fail-fast || failed=1
-    say "Faults on real processes, one after the other"
-    bash scripts/as-root.sh cargo nextest run -p trine-tests -j1 --no-fail-fast "$@" || failed=1
+    say "Faults on real processes, two at a time"
+    bash scripts/as-root.sh cargo nextest run -p trine-tests -j2 --no-fail-fast "$@" || failed=1
 else
     say "The crates' own tests"
     cargo test --workspace --exclude trine-tests --no-fail-fast || failed=1

@@ -172,18 +172,20 @@ impl Scenario {
     }
 }
 
-/// Holds every other scenario on this machine back: they share its two cores, and the names of its namespaces.
+/// Holds the other scenarios back that have the same turn.
 struct Turn(#[allow(dead_code, reason = "the lock lives as long as the file")] File);
 
 fn take_turn() -> Result<Turn> {
     let dir = crate::cluster::test_root();
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let file = File::create(dir.join("lock"))?;
+    // nextest numbers the tests that run at the same time; whoever runs them otherwise runs them one after the other.
+    let number = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").unwrap_or_else(|_| "0".to_owned());
+    let file = File::create(dir.join(format!("lock-{number}")))?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(Turn(file))
 }
 
-/// Waits for the other scenarios on this machine, and clears away what killed ones left behind.
+/// Waits until fewer scenarios run on this machine than its cores can carry, and clears away what killed ones left behind.
 ///
 /// # Errors
 /// The test directory can't be made.
