@@ -1,12 +1,13 @@
 # make demo    a cluster on this machine that loses its primary under load, and goes on
 # make test    everything that is tested
 # make bench   everything that is measured, kept in bench/results/
+# make model   all that can happen to a small cluster (DEEP=1: more of it, for hours)
 
 DIR ?= /var/tmp/trine-demo
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export DIR CARGO_TARGET_DIR
 
-.PHONY: help demo demo-down build check test bench
+.PHONY: help demo demo-down build check test bench model
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -29,3 +30,6 @@ test:
 
 bench:
 	@bash scripts/bench.sh
+
+model:
+	cargo run --release -p trine-sim --bin trine-model -- $(if $(DEEP),--deep)

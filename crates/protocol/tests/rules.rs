@@ -368,7 +368,7 @@ fn an_interim_primary_leaves_cleanly() {
     }
     let mut controller = Controller::default();
     let leaves = Change::StartSwitchover { epoch, target: name(2) };
-    assert_eq!(step(&mut controller, &state, &all, at(1000)), [leaves.clone()]);
+    assert_eq!(step(&mut controller, &state, &all, at(1000)), std::slice::from_ref(&leaves));
     accepted(&mut state, leaves);
     assert_eq!(step(&mut controller, &state, &all, at(2000)), [], "it stops");
     let begun = |changes: Vec<Change>| match &changes[..] {
