@@ -19,8 +19,9 @@ failed=0
 if cargo nextest --version >/dev/null 2>&1; then
     say "The crates' own tests"
     cargo nextest run --workspace --exclude trine-tests --no-fail-fast || failed=1
-    say "Faults on real processes, two at a time"
-    bash scripts/as-root.sh cargo nextest run -p trine-tests -j2 --no-fail-fast "$@" || failed=1
+    at_once=${TRINE_TESTS_AT_ONCE:-1}
+    say "Faults on real processes, $at_once at a time"
+    bash scripts/as-root.sh cargo nextest run -p trine-tests "-j$at_once" --no-fail-fast "$@" || failed=1
 else
     say "The crates' own tests"
     cargo test --workspace --exclude trine-tests --no-fail-fast || failed=1
