@@ -185,7 +185,7 @@ fn take_turn() -> Result<Turn> {
     Ok(Turn(file))
 }
 
-/// Waits until fewer scenarios run on this machine than its cores can carry, and clears away what killed ones left behind.
+/// Waits for this test's turn on this machine, and clears away what killed scenarios left behind.
 ///
 /// # Errors
 /// The test directory can't be made.
