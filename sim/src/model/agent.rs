@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use trine_protocol::{Condition, Copy, Epoch, Goal, Moment, Position, Repair, Wish, goal, must_fence};
+use trine_protocol::{
+    Condition, Copy, Epoch, Goal, Mandate, Moment, Position, Repair, Standing, Wish, goal, mandate, must_fence,
+};
 
 use super::log::Log;
 use super::state::{Db, Prime, Proposal, Rule, Setting, Work, small};
@@ -14,7 +16,6 @@ struct Lead {
     setting: Setting,
     rule: Rule,
     barrier: bool,
-    least: Option<Position>,
 }
 
 impl Cluster {
@@ -36,11 +37,18 @@ impl Cluster {
         match goal(state, &self.names[i], condition) {
             Goal::Rest(_) | Goal::Bootstrap => {}
             Goal::Seal { epoch } => self.seal(s, i, small(epoch)),
-            Goal::Lead { epoch, leave: true, .. } => self.leave(s, i, small(epoch)),
-            Goal::Lead { epoch, sync, rule, barrier, leave: false, least } => {
-                let least = Some(least).filter(|_| !self.is(Mutant::LeadsWithLess));
+            Goal::Lead { epoch, sync, rule, barrier, leave, least } => {
+                let least = if self.is(Mutant::LeadsWithLess) { Position::default() } else { least };
                 let (setting, rule) = (self.setting(&sync), self.rule(&rule));
-                self.lead(s, i, &Lead { epoch: small(epoch), setting, rule, barrier, least });
+                let what = mandate(epoch, least, leave, standing(s, i, epoch));
+                let epoch = small(epoch);
+                match what {
+                    Mandate::Over => {}
+                    Mandate::Promote => self.become_primary(s, i, epoch, setting),
+                    Mandate::Lead => self.lead(s, i, &Lead { epoch, setting, rule, barrier }),
+                    Mandate::Leave => self.leave(s, i, epoch),
+                    Mandate::GiveUp(_) => give_up(s, i, epoch),
+                }
             }
             Goal::Follow { epoch, primary, repair } => {
                 self.follow(s, i, small(epoch), self.index(&primary), repair);
@@ -155,15 +163,7 @@ impl Cluster {
     }
 
     fn lead(&self, s: &mut State, i: usize, to: &Lead) {
-        let Lead { epoch, setting, rule, barrier, least } = *to;
-        let Some(agent) = &s.nodes[i].agent else { return };
-        if agent.failed == Some(epoch) || agent.yielded == Some(epoch) {
-            return;
-        }
-        if agent.led != Some(epoch) {
-            self.become_primary(s, i, epoch, setting, least);
-            return;
-        }
+        let Lead { epoch, setting, rule, barrier } = *to;
         let keeps_barrier = self.is(Mutant::BarrierBeforeSetting);
         let opens_at_once = self.is(Mutant::OpenWithoutBarrier);
         let passed = self.acknowledged(s, i);
@@ -209,17 +209,15 @@ impl Cluster {
         }
     }
 
-    fn become_primary(&self, s: &mut State, i: usize, epoch: u8, setting: Setting, least: Option<Position>) {
+    fn become_primary(&self, s: &mut State, i: usize, epoch: u8, setting: Setting) {
         let now = self.now(s, i);
         let node = &mut s.nodes[i];
-        let Some(agent) = &mut node.agent else { return };
-        let read = agent.sealed.is_some_and(|(e, p)| e == epoch && p.is_some() && p >= least);
-        if !read || node.db != Db::Sealed || node.log.epoch() >= epoch {
-            // It was elected on a position that this process has not read or no longer has, or has been the primary of this epoch.
-            node.db = Db::Stopped;
-            agent.failed = Some(epoch);
+        if node.log.epoch() >= epoch {
+            // It has been the primary of this epoch, in another process.
+            give_up(s, i, epoch);
             return;
         }
+        let Some(agent) = &mut node.agent else { return };
         let guard = if self.scope.clocks.is_empty() {
             Self::NEVER
         } else {
@@ -241,7 +239,7 @@ impl Cluster {
 
     fn leave(&self, s: &mut State, i: usize, epoch: u8) {
         let node = &mut s.nodes[i];
-        let Some(agent) = node.agent.as_mut().filter(|a| a.led == Some(epoch)) else { return };
+        let Some(agent) = &mut node.agent else { return };
         let early = self.is(Mutant::ReleaseWhileServing) && agent.yielded.is_none();
         agent.yielded = Some(epoch);
         if !early {
@@ -320,5 +318,23 @@ impl Cluster {
             _ => None,
         };
         s.proposals.extend(asked.map(|number| Proposal::RebuildDone { by: i, number }));
+    }
+}
+
+/// What the process of node `i` has come to in `epoch`.
+fn standing(s: &State, i: usize, epoch: Epoch) -> Standing {
+    let node = &s.nodes[i];
+    let large = |e: u8| Epoch(e.into());
+    let agent = node.agent.as_ref();
+    let sealed = agent.and_then(|a| a.sealed).filter(|_| node.db == Db::Sealed);
+    let over = agent.into_iter().flat_map(|a| [a.failed, a.yielded]).flatten().map(large).find(|e| *e == epoch);
+    Standing { sealed: sealed.map(|(e, p)| (large(e), p)), leading: agent.and_then(|a| a.led).map(large), over }
+}
+
+fn give_up(s: &mut State, i: usize, epoch: u8) {
+    let node = &mut s.nodes[i];
+    node.db = Db::Stopped;
+    if let Some(agent) = &mut node.agent {
+        agent.failed = Some(epoch);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use trine_protocol::{Change, Epoch, NodeName, Position, SyncRule, SyncSetting, Wish};
+use trine_protocol::{Change, Epoch, NodeName, SyncRule, SyncSetting, Wish};
 
 use super::{KeeperError, Turn, engine, error_chain};
 use crate::lease::{fence, release};
@@ -21,36 +21,14 @@ const CATCH_UP: Duration = Duration::from_millis(1500);
 /// How long a clean stop may take before another node leads all the same.
 const STOP: Duration = Duration::from_secs(10);
 
+/// Runs the sync rule, and passes the barrier where one is asked for.
 pub(super) async fn lead(
     node: &Arc<Node>,
     epoch: Epoch,
     sync: &SyncSetting,
     rule: &SyncRule,
     barrier: bool,
-    least: Position,
 ) -> Result<Turn, KeeperError> {
-    let doing = node.doing.borrow().clone();
-    if doing.failed.as_ref().is_some_and(|(e, _)| *e == epoch) || doing.yielded == Some(epoch) {
-        // The controller has been told; the epoch that follows will say what to do.
-        return Ok(Turn::Reached(None));
-    }
-    if doing.leading != Some(epoch) {
-        if doing.sealed.is_none_or(|(e, p)| e != epoch || p.is_none()) || node.serving.epoch().is_some() {
-            // It was elected on a position that this process has not read: every start of a primary is a new epoch.
-            give_up(node, epoch, "it has restarted since it was elected");
-            return Ok(Turn::Reached(None));
-        }
-        if let Some((_, Some(has))) = doing.sealed
-            && has < least
-        {
-            // It told its position, restarted and sealed anew; an end that was not on disk is gone.
-            give_up(node, epoch, &format!("it was elected with the data up to {least}, and has it up to {has} now"));
-            return Ok(Turn::Reached(None));
-        }
-        if !become_primary(node, epoch, sync).await {
-            return Ok(Turn::Soon);
-        }
-    }
     node.engine.set_sync(sync).await.map_err(engine("can't set the sync rule"))?;
     if !barrier {
         return Ok(Turn::Reached(None));
@@ -80,7 +58,7 @@ async fn settle(node: &Node, epoch: Epoch, rule: &SyncRule, passed: bool) {
 }
 
 /// Promotes. False: not yet, or not at all (then that is noted).
-async fn become_primary(node: &Arc<Node>, epoch: Epoch, sync: &SyncSetting) -> bool {
+pub(super) async fn promote(node: &Arc<Node>, epoch: Epoch, sync: &SyncSetting) -> bool {
     node.note(|d| d.work = Some("being promoted"));
     let mut leases = node.leases.subscribe();
     let until = loop {
@@ -118,7 +96,7 @@ async fn become_primary(node: &Arc<Node>, epoch: Epoch, sync: &SyncSetting) -> b
     false
 }
 
-fn give_up(node: &Arc<Node>, epoch: Epoch, why: &str) {
+pub(super) fn give_up(node: &Arc<Node>, epoch: Epoch, why: &str) {
     tracing::warn!(%epoch, why, "this node can't lead the epoch");
     node.engine.kill();
     let why = why.to_owned();
@@ -128,9 +106,6 @@ fn give_up(node: &Arc<Node>, epoch: Epoch, why: &str) {
 /// A switchover: new transactions wait at the endpoints, those under way finish, the database stops cleanly (so its
 /// standbys have everything), the lease is released.
 pub(super) async fn leave(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, KeeperError> {
-    if node.doing.borrow().leading != Some(epoch) {
-        return Ok(Turn::Reached(None));
-    }
     node.note(|d| d.work = Some("leaving: transactions under way finish"));
     let started = Instant::now();
     wait_drained(node, epoch).await;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use trine_engine::{EngineError, Process};
-use trine_protocol::{Goal, NodeName};
+use trine_protocol::{Epoch, Goal, Mandate, NodeName, Standing, mandate};
 use trine_transport::CallError;
 
 use crate::node::Node;
@@ -139,14 +139,30 @@ async fn take_turn(node: &Arc<Node>, goal: &Goal) -> Result<Turn, KeeperError> {
         }
         Goal::Seal { epoch } => seal::seal(node, *epoch).await,
         Goal::Lead { epoch, sync, rule, barrier, leave, least } => {
-            if *leave {
-                lead::leave(node, *epoch).await
-            } else {
-                lead::lead(node, *epoch, sync, rule, *barrier, *least).await
+            match mandate(*epoch, *least, *leave, standing(node, *epoch)) {
+                // The epoch that follows will say what to do.
+                Mandate::Over => Ok(Turn::Reached(None)),
+                Mandate::Promote if !lead::promote(node, *epoch, sync).await => Ok(Turn::Soon),
+                Mandate::Promote | Mandate::Lead => lead::lead(node, *epoch, sync, rule, *barrier).await,
+                Mandate::Leave => lead::leave(node, *epoch).await,
+                Mandate::GiveUp(why) => {
+                    lead::give_up(node, *epoch, &why);
+                    Ok(Turn::Reached(None))
+                }
             }
         }
         Goal::Follow { epoch, primary, repair } => follow::follow(node, *epoch, primary, *repair).await,
     }
+}
+
+/// What this process has come to in `epoch`.
+fn standing(node: &Node, epoch: Epoch) -> Standing {
+    let doing = node.doing.borrow();
+    // A database that is a primary already, of whatever epoch, is no sealed one.
+    let sealed = doing.sealed.filter(|_| node.serving.epoch().is_none());
+    let failed = doing.failed.as_ref().map(|(failed, _)| *failed);
+    let over = [failed, doing.yielded].into_iter().flatten().find(|e| *e == epoch);
+    Standing { sealed, leading: doing.leading, over }
 }
 
 /// An error and what is behind it, in one line.

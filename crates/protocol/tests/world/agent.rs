@@ -5,7 +5,8 @@ use super::{Change, Copy, Db, Entry, Epoch, LEASE_MS, Lease, Message, Mutant, Pr
 use std::collections::BTreeMap;
 use std::time::Duration;
 use trine_protocol::{
-    Condition, Controller, Goal, NodeName, Position, Repair, SyncRule, SyncSetting, Voter, goal, must_fence,
+    Condition, Controller, Goal, Mandate, NodeName, Position, Repair, Standing, SyncRule, SyncSetting, Voter, goal,
+    mandate, must_fence,
 };
 
 impl World {
@@ -87,10 +88,13 @@ impl World {
             }
             Goal::Seal { epoch } => self.seal(i, epoch),
             Goal::Lead { epoch, sync, rule, barrier, leave, least } => {
-                if leave {
-                    self.leave(i, epoch);
-                } else {
-                    self.lead(i, epoch, &sync, &rule, barrier, least);
+                let least = if self.is(Mutant::LeadsWithLess) { Position::default() } else { least };
+                match mandate(epoch, least, leave, self.standing(i, epoch)) {
+                    Mandate::Over => {}
+                    Mandate::Promote => self.become_primary(i, epoch, &sync, &rule),
+                    Mandate::Lead => self.lead(i, epoch, &sync, &rule, barrier),
+                    Mandate::Leave => self.leave(i, epoch),
+                    Mandate::GiveUp(why) => self.give_up(i, epoch, why),
                 }
             }
             Goal::Follow { epoch, primary, repair } => self.follow(i, epoch, &primary, repair),
@@ -201,15 +205,23 @@ impl World {
         }
     }
 
-    fn lead(&mut self, i: usize, epoch: Epoch, sync: &SyncSetting, rule: &SyncRule, barrier: bool, least: Position) {
-        let agent = self.nodes[i].agent.as_ref().unwrap();
-        if agent.failed.as_ref().is_some_and(|(e, _)| *e == epoch) || agent.yielded == Some(epoch) {
-            return;
+    fn standing(&self, i: usize, epoch: Epoch) -> Standing {
+        let node = &self.nodes[i];
+        let agent = node.agent.as_ref().unwrap();
+        let failed = agent.failed.as_ref().map(|(e, _)| *e);
+        Standing {
+            sealed: agent.sealed.filter(|_| node.db == Db::Sealed),
+            leading: agent.led,
+            over: [failed, agent.yielded].into_iter().flatten().find(|e| *e == epoch),
         }
-        if agent.led != Some(epoch) {
-            self.become_primary(i, epoch, sync, rule, least);
-            return;
-        }
+    }
+
+    fn give_up(&mut self, i: usize, epoch: Epoch, why: String) {
+        self.nodes[i].db = Db::Stopped;
+        self.agent(i).failed = Some((epoch, why));
+    }
+
+    fn lead(&mut self, i: usize, epoch: Epoch, sync: &SyncSetting, rule: &SyncRule, barrier: bool) {
         let keep_barrier = self.is(Mutant::BarrierBeforeSetting);
         let open_at_once = self.is(Mutant::OpenWithoutBarrier);
         let Db::Primary(prime) = &mut self.nodes[i].db else { return };
@@ -260,25 +272,16 @@ impl World {
         }
     }
 
-    fn become_primary(&mut self, i: usize, epoch: Epoch, sync: &SyncSetting, rule: &SyncRule, least: Position) {
+    fn become_primary(&mut self, i: usize, epoch: Epoch, sync: &SyncSetting, rule: &SyncRule) {
         let now = self.now(i);
         let nodes = self.nodes.len();
-        let least = Some(least).filter(|_| !self.is(Mutant::LeadsWithLess));
         let node = &mut self.nodes[i];
-        let agent = node.agent.as_mut().unwrap();
-        let read = agent.sealed.is_some_and(|(e, p)| e == epoch && p.is_some() && p >= least);
-        if !read || node.db != Db::Sealed {
-            // It was elected on a position that this process has not read, or with more than it has now.
-            node.db = Db::Stopped;
-            agent.failed = Some((epoch, "it has restarted since it was elected".to_owned()));
-            return;
-        }
         if position_of(&node.log).epoch.max(BEFORE) >= epoch {
             // It has been the primary of this epoch, before it restarted.
-            node.db = Db::Stopped;
-            agent.failed = Some((epoch, "its log is numbered as far as this".to_owned()));
+            self.give_up(i, epoch, "its log is numbered as far as this".to_owned());
             return;
         }
+        let agent = node.agent.as_mut().unwrap();
         let lease = agent.lease.as_ref().filter(|l| l.epoch() == epoch && l.is_valid(now));
         let Some(guard) = lease.and_then(Lease::until) else { return };
         agent.led = Some(epoch);
@@ -301,9 +304,6 @@ impl World {
         let releases_early = self.is(Mutant::ReleaseWhileServing);
         let node = &mut self.nodes[i];
         let agent = node.agent.as_mut().unwrap();
-        if agent.led != Some(epoch) {
-            return;
-        }
         if releases_early && agent.yielded.is_none() {
             agent.yielded = Some(epoch);
             self.release(i, epoch);
