@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use trine_consensus::{ConsensusConfig, Founding, RaftConsensus, Standing};
-use trine_endpoint::{Endpoint, Kind, Limits, Wire};
+use trine_endpoint::{Endpoint, Kind, Limits};
 use trine_engine::guard::GuardCommand;
 use trine_engine::postgres::{PostgresConfig, PostgresEngine};
 use trine_engine::{DataCopy, Engine, Inspection, Process};
@@ -21,7 +21,7 @@ use crate::bureau::{Bureau, keep_controlling};
 use crate::config::{Config, EngineKind, SECRETS_FILE, Secrets};
 use crate::control::NodeControl;
 use crate::desk::Desk;
-use crate::dial::NodeDialer;
+use crate::dial::{NodeDialer, wire};
 use crate::digest::Digest;
 use crate::errors::AgentError;
 use crate::generation::{begun, keep_asking, prepare, reform};
@@ -175,7 +175,7 @@ pub async fn start(
     if let Some(begun) = begun {
         task("reform", Box::pin(never_ends(reform(node.clone(), disk.clone(), begun))));
     } else if marked {
-        task("seed", Box::pin(never_ends(crate::seed::create(node.clone()))));
+        task("seed", Box::pin(never_ends(crate::seed::create(node.clone(), disk.clone()))));
     }
     task("generation", Box::pin(keep_asking(node.clone())));
     task("probe", Box::pin(keep_probing(node.clone(), disk.clone())));
@@ -302,7 +302,7 @@ fn serve(
     ] {
         let dialer = Arc::new(NodeDialer { node: node.clone(), kind });
         let tls = Some(identity.https());
-        let endpoint = Endpoint::new(kind, Wire::Postgres, limits.clone(), dialer, routes, node.clock.clone(), tls);
+        let endpoint = Endpoint::new(kind, wire(node), limits.clone(), dialer, routes, node.clock.clone(), tls);
         if kind == Kind::Writer {
             let _ = node.writer.set(endpoint.clone());
         }

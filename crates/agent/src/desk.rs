@@ -65,11 +65,7 @@ impl Desk {
         self.voter().promise(epoch);
         let disk = self.disk.clone();
         let text = serde_json::json!(Promise { epoch }).to_string();
-        let written = tokio::task::spawn_blocking(move || disk.write(FILE, text.as_bytes())).await;
-        match written {
-            Ok(done) => done?,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        }
+        disk.blocking().run(move || disk.write(FILE, text.as_bytes())).await?;
         self.promised.send_if_modified(|p| {
             let newer = epoch > *p;
             *p = epoch.max(*p);

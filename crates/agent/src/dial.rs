@@ -6,7 +6,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use trine_endpoint::{Backend, Dialer, Kind, Permit, Served, Target, Wire};
 use trine_engine::{Process, Role};
 use trine_platform::BoxStream;
@@ -51,7 +50,7 @@ impl Dialer for NodeDialer {
         let node = match target {
             Target::Local => {
                 let permit = permit(&self.node, side, epoch)?;
-                let stream = UnixStream::connect(self.node.engine.client_socket()).await?;
+                let stream = self.node.engine.connect().await?;
                 return Ok(match permit {
                     Some(permit) => Backend::permitted(stream, permit),
                     None => Backend::free(stream),
@@ -68,10 +67,18 @@ impl Dialer for NodeDialer {
     }
 }
 
+/// What the bytes of a session mean.
+pub(crate) fn wire(node: &Node) -> Wire {
+    match node.engine.kind() {
+        "postgres" => Wire::Postgres,
+        _ => Wire::Raw,
+    }
+}
+
 /// Serves a session that another node's endpoint forwards here.
 pub(crate) async fn serve(node: &Arc<Node>, preface: Preface, mut stream: BoxStream) {
     let opened = match permit(node, preface.endpoint, preface.epoch) {
-        Ok(permit) => UnixStream::connect(node.engine.client_socket()).await.map(|s| (permit, s)),
+        Ok(permit) => node.engine.connect().await.map(|s| (permit, s)),
         Err(why) => Err(why),
     };
     let (permit, backend) = match opened {
@@ -89,8 +96,7 @@ pub(crate) async fn serve(node: &Arc<Node>, preface: Preface, mut stream: BoxStr
     let cancel = tokio_util::sync::CancellationToken::new();
     let ended = cancel.clone().drop_guard();
     let watcher = end_with_epoch(node.clone(), preface, cancel.clone(), permit.is_some());
-    let wire = Wire::Postgres;
-    let mut served = Served::new(wire, permit.clone(), cancel);
+    let mut served = Served::new(wire(node), permit.clone(), cancel);
     if preface_is_writer(permit.as_ref()) {
         served.drain = Some(node.routes.drain.subscribe());
         if let Some(writer) = node.writer.get() {

@@ -1,5 +1,6 @@
 //! Is the disk alive? A primary whose disk hangs commits nothing, and another node should lead.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ const HUNG: Duration = Duration::from_secs(5);
 pub(crate) async fn keep_probing(node: Arc<Node>, disk: Arc<dyn Disk>) {
     loop {
         sleep(EVERY).await;
-        let disk = disk.clone();
+        let (disk, blocking) = (disk.clone(), disk.blocking());
         let began = Instant::now();
-        let mut write = tokio::task::spawn_blocking(move || disk.write("probe", b"alive\n"));
+        let mut write = pin!(blocking.run(move || disk.write("probe", b"alive\n")));
         let done = loop {
             tokio::select! {
                 done = &mut write => break done,
@@ -36,11 +37,10 @@ pub(crate) async fn keep_probing(node: Arc<Node>, disk: Arc<dyn Disk>) {
             }
         };
         match done {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+            Ok(()) => {}
+            Err(error) => {
                 tracing::warn!(error = crate::keeper::error_chain(&error), "the disk does not take a small write")
             }
-            Err(panicked) => tracing::error!(%panicked, "the disk probe died"),
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use trine_platform::Disk;
 use trine_protocol::{Change, Member, Outcome, Settings};
 
 use crate::config;
 use crate::node::Node;
 
 /// Proposes the cluster until it exists, then removes the one-time marker.
-pub(crate) async fn create(node: Arc<Node>) {
+pub(crate) async fn create(node: Arc<Node>, disk: Arc<dyn Disk>) {
     let mut states = node.consensus.state();
     let mut leader = node.consensus.leader();
     while states.borrow_and_update().members.is_empty() {
@@ -25,7 +26,8 @@ pub(crate) async fn create(node: Arc<Node>) {
         }
     }
     let marker = node.config.seed_marker();
-    match tokio::fs::remove_file(&marker).await {
+    let path = marker.clone();
+    match disk.blocking().run(move || std::fs::remove_file(path)).await {
         Ok(()) => tracing::info!("the cluster is created"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => tracing::error!(

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, RaftLogReader, StorageIOError};
 
-use crate::store::{Loaded, Store, blocking};
+use crate::store::{Loaded, Store};
 use crate::types::{Entry, LogId, StorageError, Types, Vote};
 
 /// The log. A clone is another handle to the same one.
@@ -56,8 +56,7 @@ impl Log {
         verb: ErrorVerb,
         f: impl FnOnce(&Store) -> io::Result<()> + Send + 'static,
     ) -> Result<(), StorageError> {
-        let store = self.store.clone();
-        let done = blocking(move || f(&store)).await;
+        let done = self.store.run(f).await;
         done.map_err(|e| StorageIOError::new(subject, verb, AnyError::new(&e)).into())
     }
 }
@@ -126,10 +125,7 @@ impl RaftLogStorage<Types> for Log {
         let committed = self.memory().committed;
         let as_json = |e: &Entry| serde_json::to_vec(e).map(|json| (e.log_id.index, json));
         let written = match entries.iter().map(as_json).collect::<Result<Vec<_>, _>>() {
-            Ok(json) => {
-                let store = self.store.clone();
-                blocking(move || store.append(&json, committed)).await
-            }
+            Ok(json) => self.store.run(move |store| store.append(&json, committed)).await,
             Err(e) => Err(io::Error::other(e)),
         };
         if written.is_ok() {

@@ -1,6 +1,6 @@
 //! The replicated state: commands are applied to it, snapshots are made of it.
 
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use openraft::storage::RaftStateMachine;
@@ -8,7 +8,7 @@ use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, Snapshot, StorageIOE
 use tokio::sync::watch;
 use trine_protocol::Outcome;
 
-use crate::store::{Saved, Store, blocking};
+use crate::store::{Saved, Store};
 use crate::types::{Entry, LogId, SnapshotMeta, State, StorageError, StoredMembership, Types, after};
 
 /// The state in memory; what is on disk is its last snapshot and the log since.
@@ -147,14 +147,14 @@ impl RaftSnapshotBuilder<Types> for Photographer {
 /// On disk first, then in memory; never an older one over a newer one.
 async fn keep(store: &Arc<Store>, slot: &Arc<Mutex<Option<Saved>>>, saved: Saved) -> Result<(), StorageError> {
     let signature = saved.meta.signature();
-    let (store, slot) = (store.clone(), slot.clone());
-    let done = blocking(move || {
+    let slot = slot.clone();
+    let done = store.run(move |store| {
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.as_ref().is_none_or(|current| current.meta.last_log_id <= saved.meta.last_log_id) {
             store.save_snapshot(&saved)?;
             *slot = Some(saved);
         }
-        Ok(())
+        io::Result::Ok(())
     });
     done.await.map_err(|e| StorageIOError::write_snapshot(Some(signature), AnyError::new(&e)).into())
 }

@@ -11,7 +11,7 @@ use trine_protocol::NodeName;
 
 use crate::gate::Heard;
 use crate::members::Members;
-use crate::store::{Store, blocking};
+use crate::store::Store;
 use crate::types::{Metrics, Raft, Standing, name_of};
 
 /// What is watched.
@@ -133,8 +133,7 @@ impl Observer {
     /// Keeps for good that this id has been a voter. The entry that made it one need not be committed: the one that made it a
     /// member was, so a later leader that does not know the id at all has seen it removed.
     async fn note_vote(&self) {
-        let store = self.store.clone();
-        match blocking(move || store.save_was_voter()).await {
+        match self.store.run(Store::save_was_voter).await {
             Ok(()) => {
                 self.was_voter.send_replace(true);
             }

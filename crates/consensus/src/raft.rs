@@ -34,7 +34,7 @@ use crate::messages::{
 };
 use crate::network::Network;
 use crate::observer::{Observer, Signals};
-use crate::store::{FILE, Store, blocking};
+use crate::store::{FILE, Store};
 use crate::types::{ConsensusStatus, Raft, Standing, Types, after, name_of};
 
 /// Consensus by openraft.
@@ -96,8 +96,7 @@ impl RaftConsensus {
         let settings = Arc::new(config.for_openraft()?);
         let (cluster, me) = (config.cluster_id.clone(), config.me.clone());
         let place = disk.place(FILE);
-        let opened = blocking(move || Ok(Store::open(&*disk, &cluster, &me))).await;
-        let (store, mut loaded) = opened.map_err(|e| ConsensusError::Start(e.to_string()))??;
+        let (store, mut loaded) = disk.blocking().run(move || Store::open(&*disk, &cluster, &me)).await?;
         let (store, id, was_voter) = (Arc::new(store), loaded.id, watch::Sender::new(loaded.was_voter));
 
         let log = Log::new(store.clone(), &mut loaded);

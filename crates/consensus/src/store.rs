@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use trine_platform::Disk;
+use trine_platform::{Blocking, Disk};
 use trine_protocol::NodeName;
 
 use crate::backend::Boxed;
@@ -72,6 +72,7 @@ pub(crate) struct Loaded {
 pub(crate) struct Store {
     /// `None` once it is closed.
     db: RwLock<Option<Database>>,
+    blocking: Blocking,
 }
 
 /// What a change or a read ran into, before it is known what it means.
@@ -132,7 +133,8 @@ impl Store {
             return Err(damaged("it is missing or empty, and this node has had one".to_owned()));
         }
         // redb checks every page's checksum here; what it does not expect in a damaged file it may still meet with a panic.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_database(backend, fresh, cluster, node)));
+        let opened =
+            catch_unwind(AssertUnwindSafe(|| Self::open_database(backend, disk.blocking(), fresh, cluster, node)));
         let (store, owner, loaded) = opened
             .map_err(|_| damaged("its structure is broken".to_owned()))?
             .map_err(|trouble| trouble.into_store_error(file(), node))?;
@@ -149,8 +151,15 @@ impl Store {
         Ok((store, loaded))
     }
 
+    /// Runs what blocks on the disk where that holds up nobody else: one slow fsync must not stop the heartbeats.
+    pub(crate) async fn run<T: Send + 'static>(self: &Arc<Self>, call: impl FnOnce(&Self) -> T + Send + 'static) -> T {
+        let store = self.clone();
+        self.blocking.run(move || call(&store)).await
+    }
+
     fn open_database(
         backend: Box<dyn redb::StorageBackend>,
+        blocking: Blocking,
         fresh: bool,
         cluster: &str,
         node: &NodeName,
@@ -158,7 +167,7 @@ impl Store {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(!fresh);
         let db = builder.create_with_backend(Boxed(backend))?;
-        let store = Self { db: RwLock::new(Some(db)) };
+        let store = Self { db: RwLock::new(Some(db)), blocking };
         let mut owner: Option<Owner> = None;
         if !fresh {
             owner = store.read(|meta, _| get(meta, OWNER))?;
@@ -294,16 +303,6 @@ fn get<T: DeserializeOwned>(
     match meta.get(key)? {
         None => Ok(None),
         Some(json) => serde_json::from_slice(json.value()).map_err(|e| Trouble::Json(key, e)),
-    }
-}
-
-/// Runs what blocks on the disk, away from the threads that keep the heartbeats going: one slow fsync must not stop them.
-///
-/// On a runtime of one thread it runs in place: that is a simulation, where the order of things must not hang on real threads.
-pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    match tokio::runtime::Handle::current().runtime_flavor() {
-        tokio::runtime::RuntimeFlavor::CurrentThread => f(),
-        _ => tokio::task::spawn_blocking(f).await.unwrap_or_else(|e| Err(io::Error::other(e))),
     }
 }
 

@@ -77,8 +77,15 @@ impl From<UnixStream> for Conn {
 }
 
 impl From<BoxStream> for Conn {
+    /// A socket is taken out of its box.
     fn from(s: BoxStream) -> Self {
-        Self::Boxed(s)
+        if !(*s).as_any().is::<UnixStream>() {
+            return Self::Boxed(s);
+        }
+        match s.into_any().downcast::<UnixStream>() {
+            Ok(socket) => Self::Unix(*socket),
+            Err(_) => unreachable!("it is one"),
+        }
     }
 }
 

@@ -13,11 +13,12 @@ pub mod postgres;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use trine_platform::BoxStream;
 pub use trine_protocol::SyncSetting;
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
@@ -165,8 +166,11 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// no process of it is left. (Never [`Process::Hung`]: that takes an inspection.)
     fn process(&self) -> watch::Receiver<Process>;
 
-    /// The unix socket over which the endpoints reach the database on this node.
-    fn client_socket(&self) -> PathBuf;
+    /// Opens a client's connection to the database on this node, for the endpoints.
+    ///
+    /// # Errors
+    /// It takes none now.
+    async fn connect(&self) -> std::io::Result<BoxStream>;
 }
 
 /// Which cluster's data it is: equal in all copies that were ever made of each other (PostgreSQL: the system identifier).

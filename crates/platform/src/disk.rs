@@ -5,9 +5,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::Blocking;
+
 /// A node's own folder for state: small files written as a whole, and the consensus log.
 ///
-/// Calls block; call them from a task of their own (`spawn_blocking`), never on the heartbeat's path.
+/// Calls block: run them by [`Disk::blocking`], never on the heartbeat's path.
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// The file's content; `None` when there is no such file.
     ///
@@ -30,6 +32,11 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Where the file is, for messages.
     fn place(&self, name: &str) -> String {
         name.to_owned()
+    }
+
+    /// Where its calls are to be run.
+    fn blocking(&self) -> Blocking {
+        Blocking::Threads
     }
 
     /// The storage of one log database.

@@ -2,6 +2,7 @@
 //! so that the same agent runs on a real machine and in a simulator.
 
 mod aside;
+mod blocking;
 mod clock;
 mod disk;
 mod network;
@@ -10,6 +11,7 @@ mod priority;
 mod relays;
 
 pub use aside::{LARGEST_LOG, put_aside};
+pub use blocking::Blocking;
 pub use clock::{BootClock, Clock};
 pub use disk::{Disk, DiskError, FileDisk};
 pub use network::{BoxStream, Listener, Network, Stream, TcpNetwork};

@@ -1,6 +1,7 @@
 //! What random histories have found, by name. Each failed before it was mended.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's own world: a panic is a failed test")]
 
+#[allow(dead_code, reason = "the histories here do not do all that can be done")]
 mod world;
 
 use std::collections::BTreeSet;

@@ -29,8 +29,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use tokio::net::UnixStream;
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use trine_platform::Clock;
+use trine_platform::{BoxStream, Clock};
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
 use crate::guard::{GuardClient, GuardCommand};
@@ -254,6 +255,14 @@ impl Postgres {
     }
 }
 
+impl PostgresEngine {
+    /// The unix socket over which clients on this machine reach the database.
+    #[must_use]
+    pub fn client_socket(&self) -> PathBuf {
+        self.inner.paths.socket(self.inner.config.port)
+    }
+}
+
 #[async_trait]
 impl Engine for PostgresEngine {
     fn kind(&self) -> &'static str {
@@ -374,7 +383,7 @@ impl Engine for PostgresEngine {
         self.inner.guard.state()
     }
 
-    fn client_socket(&self) -> PathBuf {
-        self.inner.paths.socket(self.inner.config.port)
+    async fn connect(&self) -> std::io::Result<BoxStream> {
+        Ok(Box::new(UnixStream::connect(self.client_socket()).await?))
     }
 }
