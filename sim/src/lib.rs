@@ -2,4 +2,5 @@
 //!
 //! [`model`] searches all that can happen to a small cluster, exhaustively, with the rules of `trine-protocol` themselves.
 
+pub mod cluster;
 pub mod model;

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use trine_platform::BoxStream;
+use trine_platform::{BoxStream, Network};
 
 use crate::{Accepted, EventView, Events, Refused, RefusedCode, Request, Status, Uris};
 
@@ -36,6 +36,7 @@ pub struct Client {
     servers: Vec<Server>,
     token: Option<String>,
     tls: Option<Arc<rustls::ClientConfig>>,
+    network: Option<Arc<dyn Network>>,
 }
 
 #[derive(Clone)]
@@ -120,7 +121,14 @@ impl Client {
             (None, Some(server)) => return Err(ClientError::NoCa { url: server.url.clone() }),
             _ => None,
         };
-        Ok(Self { servers, token, tls })
+        Ok(Self { servers, token, tls, network: None })
+    }
+
+    /// The same over another network, which knows addresses and no names.
+    #[must_use]
+    pub fn over(mut self, network: Arc<dyn Network>) -> Self {
+        self.network = Some(network);
+        self
     }
 
     /// The addresses.
@@ -137,7 +145,12 @@ impl Client {
         if server.tls && self.tls.is_none() {
             return Err(ClientError::NoCa { url: server.url });
         }
-        Ok(Self { servers: vec![server], token: self.token.clone(), tls: self.tls.clone() })
+        Ok(Self {
+            servers: vec![server],
+            token: self.token.clone(),
+            tls: self.tls.clone(),
+            network: self.network.clone(),
+        })
     }
 
     /// The cluster's state, by preference from a node that is in touch with the others.
@@ -254,9 +267,18 @@ impl Client {
     }
 
     async fn connect(&self, server: &Server) -> io::Result<BoxStream> {
-        let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
-        tcp.set_nodelay(true)?;
-        let Some(tls) = self.tls.as_ref().filter(|_| server.tls) else { return Ok(Box::new(tcp)) };
+        let tcp: BoxStream = match &self.network {
+            Some(network) => {
+                let address = server.host.parse().map_err(io::Error::other)?;
+                network.connect(SocketAddr::new(address, server.port)).await?
+            }
+            None => {
+                let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
+                tcp.set_nodelay(true)?;
+                Box::new(tcp)
+            }
+        };
+        let Some(tls) = self.tls.as_ref().filter(|_| server.tls) else { return Ok(tcp) };
         let name = ServerName::try_from(server.host.clone()).map_err(io::Error::other)?;
         Ok(Box::new(TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await?))
     }

@@ -19,6 +19,7 @@ mod messages;
 mod network;
 mod observer;
 mod raft;
+mod runtime;
 mod store;
 mod types;
 

@@ -1,0 +1,217 @@
+//! What goes wrong, and when: drawn from a seed before the run begins, so that it can be told, shortened and had again.
+
+use std::fmt;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+/// Whom a fault hits. The last two are looked up when it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Who {
+    /// This node.
+    Node(usize),
+    /// The node whose database is the newest primary.
+    Primary,
+    /// Another one than that.
+    Standby(usize),
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// The power goes off, and comes back.
+    PowerOff(Who),
+    /// Of all, at once.
+    AllOff,
+    /// The power goes off, and the machine comes back with new disks.
+    Wiped(Who),
+    /// SIGKILL of the agent; it is started again.
+    AgentKilled(Who),
+    /// The agent gets no processor time; its guard and its database do.
+    AgentFrozen(Who),
+    /// Nothing on the machine gets any.
+    MachineFrozen(Who),
+    /// SIGKILL of the database.
+    DatabaseKilled(Who),
+    /// The database does not move.
+    DatabaseHangs(Who),
+    /// The disk takes up to so many milliseconds for a call of the agent's.
+    DiskSlow(Who, u64),
+    /// No call comes back.
+    DiskHangs(Who),
+    /// Nothing can be written.
+    DiskFull(Who),
+    /// The standby applies the log slowly.
+    SlowReplay(Who),
+    /// The database refuses to start, so many times.
+    RefusesStart(Who, u32),
+    /// Somebody cancels the commits that wait.
+    WaitsCancelled,
+    /// The wall clock is set wrong by so many milliseconds.
+    WallClock(Who, i64),
+    /// Nothing gets in or out.
+    Isolated(Who),
+    /// Nothing gets in.
+    Deaf(Who),
+    /// Nothing gets out.
+    Mute(Who),
+    /// These two lose only each other.
+    Pair(usize, usize),
+    /// Nothing gets from the first to the second.
+    OneWay(usize, usize),
+    /// Packets take up to so many milliseconds.
+    SlowNetwork(u64),
+    /// Of a thousand packets so many break a link for a while.
+    Lossy(u32),
+    /// A person asks for a switchover, to anybody or to this node.
+    Switchover(Option<usize>),
+    /// A person asks for a failover.
+    Failover,
+    /// A person asks for this node's copy to be made anew.
+    Rebuild(usize),
+    /// A person pauses automatic repair, and resumes it.
+    Paused,
+}
+
+/// One thing of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// When, in milliseconds since the cluster first opened.
+    pub at: u64,
+    /// How long, in milliseconds.
+    pub lasts: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+/// A cluster and what happens to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Of everything that is not in the plan: latencies, durations, order.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many standbys must have a commit.
+    pub acks: usize,
+    /// Goes on alone when there are too few, after the grace.
+    pub available: bool,
+    /// Each node's priority.
+    pub priorities: Vec<u32>,
+    /// Each node's clock: what it showed at the beginning, in seconds, and its error, in millionths.
+    pub clocks: Vec<(u64, i64)>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// How long a plan goes on after its last step has begun, in milliseconds.
+const AFTER: u64 = 1500;
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let nodes = if rng.random_bool(0.15) { 5 } else { 3 };
+        let acks = if rng.random_bool(0.2) { 2 } else { 1 };
+        let priority = |rng: &mut StdRng| match rng.random_range(0..10) {
+            0 => 0,
+            1 => 50,
+            _ => 100,
+        };
+        let mut priorities: Vec<u32> = (0..nodes).map(|_| priority(rng)).collect();
+        if priorities.iter().all(|p| *p == 0) {
+            priorities = vec![100; nodes];
+        }
+        // Within the bound that leases allow for: 1 %.
+        let clocks = (0..nodes).map(|_| (rng.random_range(0..1_000_000), rng.random_range(-9_900..=9_900))).collect();
+        let mut at = 0;
+        let mut wiped = false;
+        let steps = (0..rng.random_range(2..=9))
+            .map(|_| {
+                at += if rng.random_bool(0.3) { rng.random_range(0..100) } else { rng.random_range(0..3000) };
+                let lasts = match rng.random_range(0..3) {
+                    0 => rng.random_range(10..400),
+                    1 => rng.random_range(400..2500),
+                    _ => rng.random_range(1000..7000),
+                };
+                let fault = loop {
+                    let fault = draw(nodes, rng);
+                    // One copy may be lost; two would be more than any rule can make up for.
+                    if !matches!(fault, Fault::Wiped(_)) || !std::mem::replace(&mut wiped, true) {
+                        break fault;
+                    }
+                };
+                Step { at, lasts, fault }
+            })
+            .collect();
+        Self { seed, nodes, acks, available: rng.random_bool(0.15), priorities, clocks, steps }
+    }
+
+    /// When the last of it has begun and some time has passed, in milliseconds.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.steps.iter().map(|s| s.at).max().unwrap_or(0) + AFTER
+    }
+}
+
+fn draw(nodes: usize, rng: &mut StdRng) -> Fault {
+    let who = match rng.random_range(0..4) {
+        0 => Who::Node(rng.random_range(0..nodes)),
+        1 => Who::Standby(rng.random_range(0..nodes)),
+        _ => Who::Primary,
+    };
+    let node = rng.random_range(0..nodes);
+    let other = (node + rng.random_range(1..nodes)) % nodes;
+    match rng.random_range(0..30) {
+        0 | 1 => Fault::PowerOff(who),
+        2 => Fault::AllOff,
+        3 => Fault::Wiped(who),
+        4 | 5 => Fault::AgentKilled(who),
+        6 | 7 => Fault::AgentFrozen(who),
+        8 | 9 => Fault::MachineFrozen(who),
+        10 => Fault::DatabaseKilled(who),
+        11 => Fault::DatabaseHangs(who),
+        12 => Fault::DiskSlow(who, rng.random_range(5..300)),
+        13 => Fault::DiskHangs(who),
+        14 => Fault::DiskFull(who),
+        15 => Fault::SlowReplay(who),
+        16 => Fault::RefusesStart(who, rng.random_range(1..8)),
+        17 => Fault::WaitsCancelled,
+        18 => Fault::WallClock(who, rng.random_range(-100_000..100_000)),
+        19 | 20 => Fault::Isolated(who),
+        21 => Fault::Deaf(who),
+        22 => Fault::Mute(who),
+        23 => Fault::Pair(node, other),
+        24 => Fault::OneWay(node, other),
+        25 => match rng.random_bool(0.5) {
+            true => Fault::SlowNetwork(rng.random_range(5..200)),
+            false => Fault::Lossy(rng.random_range(1..20)),
+        },
+        26 | 27 => Fault::Switchover(rng.random_bool(0.5).then_some(node)),
+        28 => Fault::Failover,
+        _ => match rng.random_bool(0.6) {
+            true => Fault::Rebuild(node),
+            false => Fault::Paused,
+        },
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {:>6} ms for {:>5} ms: {:?}", self.at, self.lasts, self.fault)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (n, acks) = (self.nodes, self.acks);
+        let durability = if self.available { "available" } else { "strict" };
+        writeln!(
+            f,
+            "seed {}: {n} nodes, {acks} of the standbys, {durability}, priorities {:?}",
+            self.seed, self.priorities
+        )?;
+        self.steps.iter().try_for_each(|s| writeln!(f, "  {s}"))
+    }
+}
