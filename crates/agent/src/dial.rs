@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use trine_endpoint::{Backend, Dialer, Kind, Permit, Served, Target, Wire};
-use trine_engine::{Process, Role};
 use trine_platform::BoxStream;
 use trine_protocol::Epoch;
 
@@ -140,9 +139,8 @@ fn permit(node: &Arc<Node>, side: Side, epoch: Epoch) -> io::Result<Option<Arc<d
     if leads {
         return Ok(Some(node.serving.clone()));
     }
-    let seen = node.seen.borrow();
-    if side == Side::Reader && seen.process == Process::Running && seen.role == Some(Role::Standby) {
+    if side == Side::Reader && crate::reporter::readable(node) {
         return Ok(None);
     }
-    Err(io::Error::other(format!("this node is not the open primary of epoch {epoch}")))
+    Err(io::Error::other(format!("this node is not the open primary of epoch {epoch}, nor fit to read from")))
 }

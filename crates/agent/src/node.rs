@@ -47,7 +47,7 @@ pub(crate) struct Node {
     pub(crate) leases: watch::Sender<Option<(Epoch, Moment)>>,
     /// The latest look at the database.
     pub(crate) seen: watch::Sender<Inspection>,
-    /// When the database was last seen to stream.
+    /// When the database was last seen to stream; not since it was a primary.
     pub(crate) streamed: watch::Sender<Option<Moment>>,
     /// What the keeper has come to.
     pub(crate) doing: watch::Sender<Doing>,
@@ -135,6 +135,9 @@ impl Node {
     /// Looks at the database now, and tells the others what tasks see.
     pub(crate) async fn inspect(&self) -> Inspection {
         let seen = self.engine.inspect().await;
+        if seen.streaming {
+            self.streamed.send_replace(Some(self.clock.now()));
+        }
         self.seen.send_if_modified(|old| {
             let news = old.copy != seen.copy
                 || old.process != seen.process

@@ -44,9 +44,6 @@ pub(crate) async fn keep_looking(node: Arc<Node>) {
             () = node.look.notified() => {}
         }
         let seen = node.inspect().await;
-        if seen.streaming {
-            node.streamed.send_replace(Some(node.clock.now()));
-        }
         let leading = node.doing.borrow().leading;
         if let Some(epoch) = leading
             && seen.process == Process::Hung
@@ -102,7 +99,8 @@ fn until_news(node: &Node) -> Duration {
     let mut next = if is_calm(node) { CALM_BEAT } else { BEAT };
     // The primary has been silent for too long from then on.
     let suspect = Duration::from_millis(state.settings.suspect_ms);
-    next = next.min(suspect.checked_sub(node.desk.silence()).unwrap_or(next));
+    let left = suspect.checked_sub(node.desk.silence()).filter(|left| !left.is_zero());
+    next = next.min(left.unwrap_or(next));
     // The leases that it has granted are over, which an election waits for.
     let left = node.desk.lease_left();
     if node.doing.borrow().sealed.is_some() && !left.is_zero() {
@@ -128,9 +126,8 @@ pub(crate) fn account(node: &Node) -> Account {
     let led = state.held().map_or(Epoch::ZERO, |_| state.epoch);
     node.desk.learn(led);
     let database = database(node, &seen, &doing);
-    let now = node.clock.now();
-    let fresh = node.streamed.borrow().is_some_and(|at| now.since(at) < READABLE);
-    let readable = is_readable(&seen, &doing, &database, fresh);
+    let since = streamed_ago(node);
+    let readable = is_readable(&seen, &doing, &database, since);
     let report = Report {
         promised: node.desk.promised(),
         seen: led,
@@ -168,12 +165,27 @@ fn database(node: &Node, seen: &Inspection, doing: &Doing) -> Database {
     }
 }
 
-/// Readers are led to a standby that follows, and not away from one that is only waiting for its next primary.
-fn is_readable(seen: &Inspection, doing: &Doing, database: &Database, fresh: bool) -> bool {
+/// May this node's database be shown to readers?
+pub(crate) fn readable(node: &Node) -> bool {
+    let (seen, doing) = (node.seen.borrow().clone(), node.doing.borrow().clone());
+    let database = database(node, &seen, &doing);
+    is_readable(&seen, &doing, &database, streamed_ago(node))
+}
+
+/// How long ago its database was last seen to stream; `None`: not since the agent started, nor since it was a primary.
+fn streamed_ago(node: &Node) -> Option<Duration> {
+    let streamed = *node.streamed.borrow();
+    streamed.map(|at| node.clock.now().since(at))
+}
+
+/// Readers are led to a standby that follows, and not away from one that is only waiting for its next primary. One that has
+/// not streamed yet may have been a primary: the end of its log may be what nobody else has, and taken back soon.
+fn is_readable(seen: &Inspection, doing: &Doing, database: &Database, streamed: Option<Duration>) -> bool {
     let standby = seen.process == Process::Running && seen.role == Some(DatabaseRole::Standby) && doing.needs.is_none();
-    let fit = match database {
-        Database::Following { streaming, .. } => *streaming || fresh,
-        Database::Sealed => true,
+    let fit = match (database, streamed) {
+        (Database::Following { streaming: true, .. }, _) => true,
+        (Database::Following { streaming: false, .. }, Some(ago)) => ago < READABLE,
+        (Database::Sealed, streamed) => streamed.is_some(),
         _ => false,
     };
     standby && fit
@@ -235,5 +247,31 @@ fn node_state(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) ->
         Database::Starting => NodeState::Starting,
         Database::Stopped if seen.process == Process::Stopped => NodeState::Stopped,
         Database::Stopped => NodeState::Starting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trine_engine::DataCopy;
+
+    use super::*;
+
+    /// A machine that was the primary lost its power. Its database starts as a standby, with a commit at the end that no
+    /// other node has: readers saw it, and then it was rewound.
+    #[test]
+    fn what_may_have_been_a_primary_is_shown_to_readers_when_it_follows() {
+        let seen =
+            Inspection { role: Some(DatabaseRole::Standby), ..Inspection::of(DataCopy::Complete, Process::Running) };
+        let readable = |database, streamed| is_readable(&seen, &Doing::default(), &database, streamed);
+        let follows = |streaming| Database::Following { epoch: Epoch(3), streaming };
+        assert!(!readable(Database::Sealed, None));
+        assert!(!readable(follows(false), None));
+        assert!(readable(follows(true), None));
+        let ago = Some(Duration::from_secs(1));
+        assert!(readable(Database::Sealed, ago));
+        assert!(readable(follows(false), ago));
+        let ago = Some(READABLE);
+        assert!(readable(Database::Sealed, ago), "it only waits for its next primary");
+        assert!(!readable(follows(false), ago));
     }
 }

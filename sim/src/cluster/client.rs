@@ -91,7 +91,7 @@ impl Client {
             if notes(&self.pad).stop {
                 return;
             }
-            let pause = self.rng.random_range(0..80);
+            let pause = self.rng.random_range(0..50);
             sleep(Duration::from_millis(pause)).await;
             let ask = if standby { Ask::List } else { self.choose() };
             let line = match ask {

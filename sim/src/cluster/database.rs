@@ -62,6 +62,8 @@ pub(super) struct Database {
     /// When the guard ends it, by the machine's clock.
     pub(super) guard: Option<u64>,
     pub(super) next_flush: u64,
+    /// What a sync takes at most, in milliseconds.
+    pub(super) slow_flush: u64,
     pub(super) next_replay: u64,
     pub(super) answered: u64,
     /// It takes no requests any more.
@@ -100,6 +102,7 @@ impl Database {
             receiver: None,
             guard: None,
             next_flush: 0,
+            slow_flush: 3,
             next_replay: 0,
             answered: 0,
             stopping: false,

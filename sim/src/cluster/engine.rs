@@ -17,6 +17,7 @@ use trine_platform::BoxStream;
 use trine_protocol::{Epoch, Moment, NodeName, Position, SyncSetting};
 
 use super::database::Kind;
+use super::fault::Cheat;
 use super::session;
 use super::stream::Receiver;
 use super::world::{MS, Shared, World, lock};
@@ -228,11 +229,16 @@ impl Engine for SimEngine {
     async fn seal(&self) -> Result<Position, EngineError> {
         self.takes(0, 5).await;
         let life = self.running_as(Role::Standby, "seal it")?;
-        self.with(|w, i| w.machine(i).db.receiver = None);
-        // The upstream sees the end of the connection.
+        let streams_on = self.with(|w, i| {
+            let streams_on = w.cheat == Some(Cheat::StreamsOn) && i + 1 == w.machines.len();
+            if !streams_on {
+                w.machine(i).db.receiver = None;
+            }
+            streams_on
+        });
         let read = |w: &mut World, i: usize| {
             let db = &w.machine(i).db;
-            let still = db.receiver.is_none() && !db.habits.hung;
+            let still = (db.receiver.is_none() || streams_on) && !db.habits.hung;
             (still && db.flushed == db.log.len() && db.replayed == db.log.len()).then(|| db.position(db.flushed))
         };
         let position = self.wait(life, read).await?;
@@ -244,6 +250,7 @@ impl Engine for SimEngine {
         let failed = |why: &str| EngineError::PromoteFailed { epoch, why: why.to_owned() };
         self.works(5, 60).await;
         self.with(|w, i| {
+            let streams_on = w.cheat == Some(Cheat::StreamsOn) && i + 1 == w.machines.len();
             let db = &w.machine(i).db;
             if db.leads() && db.epoch == epoch.0 {
                 return Ok(());
@@ -251,7 +258,7 @@ impl Engine for SimEngine {
             if !db.runs() {
                 return Err(EngineError::NotRunning);
             }
-            if db.role == Role::Primary || db.receiver.is_some() {
+            if db.role == Role::Primary || (db.receiver.is_some() && !streams_on) {
                 return Err(failed("it is no sealed standby"));
             }
             if db.timeline() >= epoch.0 {

@@ -22,8 +22,8 @@ pub enum Who {
 pub enum Fault {
     /// The power goes off, and comes back.
     PowerOff(Who),
-    /// Of all, at once.
-    AllOff,
+    /// Of all, at once; this one comes back so many milliseconds after the others.
+    AllOff(Who, u64),
     /// The power goes off, and the machine comes back with new disks.
     Wiped(Who),
     /// SIGKILL of the agent; it is started again.
@@ -36,7 +36,7 @@ pub enum Fault {
     DatabaseKilled(Who),
     /// The database does not move.
     DatabaseHangs(Who),
-    /// The disk takes up to so many milliseconds for a call of the agent's.
+    /// The disk takes up to so many milliseconds for a call.
     DiskSlow(Who, u64),
     /// No call comes back.
     DiskHangs(Who),
@@ -56,6 +56,8 @@ pub enum Fault {
     Deaf(Who),
     /// Nothing gets out.
     Mute(Who),
+    /// No other agent is reached, nor does any reach this one; clients and the databases' streams do.
+    AgentsCut(Who),
     /// These two lose only each other.
     Pair(usize, usize),
     /// Nothing gets from the first to the second.
@@ -85,6 +87,17 @@ pub struct Step {
     pub fault: Fault,
 }
 
+/// A database that does not do what trine asks of it: the checkers must notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cheat {
+    /// Commits wait for nobody but the primary's own disk.
+    CommitsAlone,
+    /// A standby says that it has on disk what it has only received.
+    ConfirmsUnsynced,
+    /// The last node, as a sealed standby, goes on taking the log.
+    StreamsOn,
+}
+
 /// A cluster and what happens to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -100,12 +113,16 @@ pub struct Plan {
     pub priorities: Vec<u32>,
     /// Each node's clock: what it showed at the beginning, in seconds, and its error, in millionths.
     pub clocks: Vec<(u64, i64)>,
+    /// What a sync of a database's disk takes at most, in milliseconds.
+    pub sync: u64,
     /// What happens, in order.
     pub steps: Vec<Step>,
+    /// What its databases do wrong, to see whether that is noticed.
+    pub cheat: Option<Cheat>,
 }
 
-/// How long a plan goes on after its last step has begun, in milliseconds.
-const AFTER: u64 = 1500;
+/// How long a plan goes on after its last fault is over, in milliseconds.
+const AFTER: u64 = 300;
 
 impl Plan {
     /// The plan of a seed.
@@ -125,8 +142,11 @@ impl Plan {
         }
         // Within the bound that leases allow for: 1 %.
         let clocks = (0..nodes).map(|_| (rng.random_range(0..1_000_000), rng.random_range(-9_900..=9_900))).collect();
+        let sync = if rng.random_bool(0.2) { rng.random_range(10..80) } else { 3 };
         let mut at = 0;
-        let mut wiped = false;
+        let available = rng.random_bool(0.15);
+        // What a primary alone has is lost with it: whoever goes on alone accepts that.
+        let mut wiped = available;
         let steps = (0..rng.random_range(2..=9))
             .map(|_| {
                 at += if rng.random_bool(0.3) { rng.random_range(0..100) } else { rng.random_range(0..3000) };
@@ -145,13 +165,17 @@ impl Plan {
                 Step { at, lasts, fault }
             })
             .collect();
-        Self { seed, nodes, acks, available: rng.random_bool(0.15), priorities, clocks, steps }
+        Self { seed, nodes, acks, available, priorities, clocks, sync, steps, cheat: None }
     }
 
-    /// When the last of it has begun and some time has passed, in milliseconds.
+    /// When the last of it is over, in milliseconds.
     #[must_use]
     pub fn length(&self) -> u64 {
-        self.steps.iter().map(|s| s.at).max().unwrap_or(0) + AFTER
+        let end = |s: &Step| match s.fault {
+            Fault::AllOff(_, later) => s.at + s.lasts + later,
+            _ => s.at + s.lasts,
+        };
+        self.steps.iter().map(end).max().unwrap_or(0) + AFTER
     }
 }
 
@@ -163,9 +187,9 @@ fn draw(nodes: usize, rng: &mut StdRng) -> Fault {
     };
     let node = rng.random_range(0..nodes);
     let other = (node + rng.random_range(1..nodes)) % nodes;
-    match rng.random_range(0..30) {
+    match rng.random_range(0..33) {
         0 | 1 => Fault::PowerOff(who),
-        2 => Fault::AllOff,
+        2 => Fault::AllOff(who, rng.random_range(0..6000)),
         3 => Fault::Wiped(who),
         4 | 5 => Fault::AgentKilled(who),
         6 | 7 => Fault::AgentFrozen(who),
@@ -190,6 +214,7 @@ fn draw(nodes: usize, rng: &mut StdRng) -> Fault {
         },
         26 | 27 => Fault::Switchover(rng.random_bool(0.5).then_some(node)),
         28 => Fault::Failover,
+        29..=31 => Fault::AgentsCut(who),
         _ => match rng.random_bool(0.6) {
             true => Fault::Rebuild(node),
             false => Fault::Paused,

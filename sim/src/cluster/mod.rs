@@ -27,7 +27,7 @@ mod verdict;
 mod world;
 
 pub use campaign::{Campaign, Sum};
-pub use fault::{Fault, Plan, Step, Who};
+pub use fault::{Cheat, Fault, Plan, Step, Who};
 pub use lab::{Lab, serve_one};
 pub use node::Folders;
 pub use shrink::shortest;

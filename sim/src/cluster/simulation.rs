@@ -136,7 +136,7 @@ impl<'a> Simulation<'a> {
                     name: name(i)?,
                     clock: SimClock::new(time.clone(), Duration::from_secs(offset), ppm),
                     disk: SimDisk::new(rng.random()),
-                    db: Database::new(),
+                    db: Database { slow_flush: plan.sync, ..Database::new() },
                     on: true,
                     agent_frozen: false,
                     frozen: false,
@@ -144,7 +144,8 @@ impl<'a> Simulation<'a> {
                 })
             })
             .collect();
-        let world = World::new(StdRng::seed_from_u64(rng.random()), machines, time, story.clone());
+        let mut world = World::new(StdRng::seed_from_u64(rng.random()), machines, time, story.clone());
+        world.cheat = plan.cheat;
         let world: Shared = Arc::new(Mutex::new(world));
         let pad: Pad = Arc::new(Mutex::new(Notes::default()));
         let desk: Desk = Arc::new(Mutex::new(VecDeque::new()));
@@ -219,7 +220,7 @@ impl<'a> Simulation<'a> {
     }
 
     fn story_of_the_plan(&mut self) -> Result<(), String> {
-        self.until(OPENS, |s| notes(&s.pad).served.len() == CLIENTS)
+        self.until(OPENS, |s| notes(&s.pad).served.len() == CLIENTS && verdict::is_whole(&lock(&s.world)))
             .map_err(|()| format!("it does not open: {}", verdict::condition(&lock(&self.world))))?;
         let opened = lock(&self.world).now;
         let mut steps: VecDeque<Step> = self.plan.steps.iter().copied().collect();
@@ -283,9 +284,9 @@ impl<'a> Simulation<'a> {
 
     fn begin(&mut self, step: Step) {
         use Fault::{
-            AgentFrozen, AgentKilled, AllOff, DatabaseHangs, DatabaseKilled, Deaf, DiskFull, DiskHangs, DiskSlow,
-            Failover, Isolated, Lossy, MachineFrozen, Mute, OneWay, Pair, Paused, PowerOff, Rebuild, RefusesStart,
-            SlowNetwork, SlowReplay, Switchover, WaitsCancelled, WallClock, Wiped,
+            AgentFrozen, AgentKilled, AgentsCut, AllOff, DatabaseHangs, DatabaseKilled, Deaf, DiskFull, DiskHangs,
+            DiskSlow, Failover, Isolated, Lossy, MachineFrozen, Mute, OneWay, Pair, Paused, PowerOff, Rebuild,
+            RefusesStart, SlowNetwork, SlowReplay, Switchover, WaitsCancelled, WallClock, Wiped,
         };
         let i = match step.fault {
             PowerOff(who)
@@ -314,7 +315,12 @@ impl<'a> Simulation<'a> {
         };
         match step.fault {
             PowerOff(_) | Wiped(_) => self.power_off(i),
-            AllOff => (0..self.plan.nodes).for_each(|i| self.power_off(i)),
+            AllOff(last, later) => {
+                (0..self.plan.nodes).for_each(|i| self.power_off(i));
+                // The last one is as if its own power had gone off for longer.
+                let step = Step { lasts: step.lasts + later, fault: PowerOff(last), ..step };
+                self.active.push((now + step.lasts * MS, step, i));
+            }
             AgentKilled(_) => self.agent_down(i),
             DatabaseKilled(_) => lock(&self.world).machine(i).db.kill(),
             RefusesStart(_, times) => {
@@ -339,7 +345,8 @@ impl<'a> Simulation<'a> {
             }
             Paused => self.ask(Request::Pause { reason: "a simulation".to_owned() }),
             AgentFrozen(_) | MachineFrozen(_) | DatabaseHangs(_) | DiskSlow(..) | DiskHangs(_) | DiskFull(_)
-            | SlowReplay(_) | Isolated(_) | Deaf(_) | Mute(_) | Pair(..) | OneWay(..) | SlowNetwork(_) => {}
+            | SlowReplay(_) | Isolated(_) | Deaf(_) | Mute(_) | AgentsCut(_) | Pair(..) | OneWay(..)
+            | SlowNetwork(_) => {}
         }
         self.active.push((now + step.lasts * MS, step, i));
         self.settle();
@@ -377,7 +384,7 @@ impl<'a> Simulation<'a> {
                         self.power_on(i);
                     }
                 }
-                Fault::AllOff => (0..self.plan.nodes).for_each(|i| self.power_on(i)),
+                Fault::AllOff(..) => (0..self.plan.nodes).filter(|k| *k != i).for_each(|i| self.power_on(i)),
                 Fault::AgentKilled(_) => self.agent_up(i),
                 Fault::Lossy(_) => {
                     self.sim.set_fail_rate(0.0);
@@ -415,6 +422,7 @@ impl<'a> Simulation<'a> {
             m.db.habits.hung = hung;
             m.db.habits.full = full;
             m.db.habits.slow_replay = any(i, |f| matches!(f, Fault::SlowReplay(_)));
+            m.db.slow_flush = slow.max(self.plan.sync);
             m.disk.set_full(full);
             m.disk.set_slowness(if any(i, |f| matches!(f, Fault::DiskHangs(_))) { None } else { Some(slow) });
             if agent || machine {
@@ -423,6 +431,8 @@ impl<'a> Simulation<'a> {
         }
         let nodes = self.plan.nodes;
         let mut cut: BTreeSet<(usize, usize)> = BTreeSet::new();
+        // Between the agents only.
+        let mut apart: BTreeSet<(usize, usize)> = BTreeSet::new();
         // Clients are behind the same cables as the other nodes.
         let all = 0..self.hosts.len();
         for (fault, i) in &faults {
@@ -432,13 +442,14 @@ impl<'a> Simulation<'a> {
                 }
                 Fault::Deaf(_) => cut.extend(all.clone().filter(|k| k != i).map(|k| (k, *i))),
                 Fault::Mute(_) => cut.extend(all.clone().filter(|k| k != i).map(|k| (*i, k))),
+                Fault::AgentsCut(_) => apart.extend((0..nodes).filter(|k| k != i).flat_map(|k| [(*i, k), (k, *i)])),
                 Fault::Pair(a, b) => cut.extend([(a, b), (b, a)]),
                 Fault::OneWay(a, b) => cut.extend([(a, b)]),
                 _ => {}
             }
         }
         let host = |k: usize| self.hosts.get(k).copied();
-        let wires = cut.iter().filter_map(|(a, b)| Some((host(*a)?, host(*b)?))).collect();
+        let wires = cut.iter().chain(&apart).filter_map(|(a, b)| Some((host(*a)?, host(*b)?))).collect();
         world.cut = cut.into_iter().filter(|(a, b)| *a < nodes && *b < nodes).collect();
         let slowest = faults.iter().filter_map(|(f, _)| match f {
             Fault::SlowNetwork(ms) => Some(*ms),

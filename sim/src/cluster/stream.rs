@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use rand::Rng;
 
 use super::database::Entry;
+use super::fault::Cheat;
 use super::world::World;
 
 /// A connection over which nothing has come for so long is given up (PostgreSQL's `wal_receiver_timeout`, as the engine
@@ -138,6 +139,7 @@ impl World {
                 link.down.push_back((arrives, from, entries));
             }
         }
+        let unsynced = self.cheat == Some(Cheat::ConfirmsUnsynced);
         let own = &mut self.machine(standby).db;
         if own.habits.full {
             return None;
@@ -150,8 +152,8 @@ impl World {
                 }
                 own.log.extend(entries);
             }
-            if link.told.is_none_or(|told| own.flushed > told) {
-                let flushed = own.flushed;
+            let flushed = if unsynced { own.log.len() } else { own.flushed };
+            if link.told.is_none_or(|told| flushed > told) {
                 link.told = Some(flushed);
                 if up_ok {
                     let arrives = now + self.latency();

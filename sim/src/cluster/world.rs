@@ -12,6 +12,7 @@ use trine_protocol::{Epoch, NodeName};
 use super::clock::SimClock;
 use super::database::{Database, Entry, Kind};
 use super::disk::SimDisk;
+use super::fault::Cheat;
 use super::story::Story;
 
 /// A millisecond, in nanoseconds.
@@ -48,6 +49,7 @@ pub(super) struct World {
     pub(super) story: Story,
     /// What must never be, and was.
     pub(super) violations: Vec<String>,
+    pub(super) cheat: Option<Cheat>,
     time: Arc<AtomicU64>,
     next_id: u64,
     /// Who was ever the primary of which epoch.
@@ -72,6 +74,7 @@ impl World {
             slowest: 1000,
             story,
             violations: Vec::new(),
+            cheat: None,
             time,
             next_id: 0,
             led: Vec::new(),
@@ -172,9 +175,10 @@ impl World {
             if !db.runs() || db.habits.hung {
                 continue;
             }
-            if now >= db.next_flush && db.flushed < db.log.len() {
+            if db.flushed < db.log.len() && now >= db.next_flush {
                 db.flushed = db.log.len();
-                let pause = self.rng.random_range(0..3) * MS;
+                let slowest = db.slow_flush;
+                let pause = self.rng.random_range(0..=slowest) * MS;
                 self.machine(i).db.next_flush = now + pause;
             }
             self.replay(i);
@@ -203,9 +207,13 @@ impl World {
     fn release(&mut self, i: usize) {
         let names: Vec<NodeName> = self.machines.iter().map(|m| m.name.clone()).collect();
         let index = |n: &NodeName| names.iter().position(|m| m == n);
+        let alone = self.cheat == Some(Cheat::CommitsAlone);
         let machine = self.machine(i);
         if !machine.on || machine.frozen || !machine.db.leads() || machine.db.habits.hung {
             return;
+        }
+        if alone {
+            machine.db.released = machine.db.flushed;
         }
         let db = &mut machine.db;
         let mut released = db.released;
@@ -217,7 +225,7 @@ impl World {
 
     /// The power goes off.
     pub(super) fn power_off(&mut self, i: usize) {
-        let kept = self.rng.random_range(0..4);
+        let kept = if self.rng.random_bool(0.5) { 0 } else { self.rng.random_range(0..4) };
         let machine = self.machine(i);
         machine.on = false;
         machine.disk.lose_power();

@@ -81,6 +81,7 @@ pub(super) async fn promote(node: &Arc<Node>, epoch: Epoch, sync: &SyncSetting) 
     }
     node.engine.push(until);
     node.serving.begin(epoch, until);
+    node.streamed.send_replace(None);
     node.note(|d| d.sealed = None);
     let promoted = timeout(PROMOTE, node.engine.promote(epoch, &members)).await;
     let why = match promoted {
