@@ -1,13 +1,14 @@
 # make demo    a cluster on this machine that loses its primary under load, and goes on
 # make test    everything that is tested
 # make bench   everything that is measured, kept in bench/results/
+# make sim     simulated clusters of real agents (SEEDS=n, FROM=n, or SEED=n for the story of one)
 # make model   all that can happen to a small cluster (DEEP=1: more of it, for hours)
 
 DIR ?= /var/tmp/trine-demo
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export DIR CARGO_TARGET_DIR
 
-.PHONY: help demo demo-down build check test bench model
+.PHONY: help demo demo-down build check test bench model sim
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -33,3 +34,7 @@ bench:
 
 model:
 	cargo run --release -p trine-sim --bin trine-model -- $(if $(DEEP),--deep)
+
+sim:
+	cargo run --release -p trine-sim --bin trine-sim -- \
+		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --from $(or $(FROM),1))

@@ -15,6 +15,7 @@ mod engine;
 mod entropy;
 mod fault;
 mod lab;
+mod look;
 mod network;
 mod node;
 mod operator;
@@ -23,6 +24,7 @@ mod shrink;
 mod simulation;
 mod story;
 mod stream;
+mod trouble;
 mod verdict;
 mod world;
 
