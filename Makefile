@@ -1,6 +1,7 @@
 # make demo    a cluster on this machine that loses its primary under load, and goes on
 # make test    everything that is tested
 # make bench   everything that is measured, kept in bench/results/
+# make torture random faults on a real cluster under load (SEED=1 FAULTS=100; RECORD=1 keeps the result)
 # make sim     simulated clusters of real agents (SEEDS=n, FROM=n, or SEED=n for the story of one)
 # make model   all that can happen to a small cluster (DEEP=1: more of it, for hours)
 
@@ -8,7 +9,7 @@ DIR ?= /var/tmp/trine-demo
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export DIR CARGO_TARGET_DIR
 
-.PHONY: help demo demo-down build check test bench model sim
+.PHONY: help demo demo-down build check test bench torture sim model
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +32,9 @@ test:
 
 bench:
 	@bash scripts/bench.sh
+
+torture:
+	@bash scripts/torture.sh --seed "$(or $(SEED),1)" --faults "$(or $(FAULTS),100)" $(if $(RECORD),--record)
 
 model:
 	cargo run --release -p trine-sim --bin trine-model -- $(if $(DEEP),--deep)

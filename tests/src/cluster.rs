@@ -4,6 +4,7 @@ mod ask;
 mod nodes;
 mod options;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,7 +41,7 @@ pub struct Cluster {
     trine: PathBuf,
     nodes: Vec<Node>,
     network: Network,
-    disk: Option<OwnDisk>,
+    disks: BTreeMap<String, OwnDisk>,
     keep: bool,
     /// Whose API is asked; empty: as the command line chooses.
     asked: Mutex<Vec<String>>,
@@ -120,13 +121,13 @@ impl Cluster {
             trine,
             nodes,
             network,
-            disk: None,
-            keep: false,
+            disks: BTreeMap::new(),
+            keep: options.keep,
             asked: Mutex::default(),
             newest_epoch: AtomicU64::new(0),
         };
-        if let Some((node, kind)) = options.disk {
-            cluster.disk = Some(OwnDisk::mount(kind, &cluster.node(node).dir)?);
+        for (node, kind) in &options.disks {
+            cluster.disks.insert((*node).to_owned(), OwnDisk::mount(*kind, &cluster.node(node).dir)?);
         }
         Ok(cluster)
     }
@@ -242,13 +243,19 @@ impl Cluster {
         Sql::open(&self.node(node).dir, DATABASE_PORT, database)
     }
 
-    /// The file system of [`Options::disk`].
+    /// The first file system of [`Options::disks`].
     ///
     /// # Panics
     /// There is none.
     #[must_use]
     pub fn disk(&self) -> &OwnDisk {
-        self.disk.as_ref().expect("a node with a file system of its own: Options::disk")
+        self.disks.values().next().expect("a node with a file system of its own: Options::disks")
+    }
+
+    /// The node's own file system.
+    #[must_use]
+    pub fn disk_of(&self, node: &str) -> Option<&OwnDisk> {
+        self.disks.get(node)
     }
 
     /// Keeps the directory when this is dropped: somebody will want to look at it.
@@ -259,7 +266,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(disk) = &self.disk {
+        for disk in self.disks.values() {
             // What waits for it can't be killed.
             let _ = disk.thaw();
         }
@@ -272,7 +279,7 @@ impl Drop for Cluster {
             Network::One(ns) => ns.kill_all(),
             Network::Switched(_) => {}
         }
-        drop(self.disk.take());
+        self.disks.clear();
         if !self.keep && std::env::var_os("TRINE_TEST_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);
         }

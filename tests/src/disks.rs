@@ -15,7 +15,7 @@ use crate::wait::wait_until;
 pub enum DiskKind {
     /// A tmpfs of so many MiB, which can be given another size.
     Small(u32),
-    /// An ext4 of 2 GiB (sparse) that can be made to hang: all that changes a file waits, as on a disk whose device or
+    /// An ext4 of 8 GiB (sparse) that can be made to hang: all that changes a file waits, as on a disk whose device or
     /// network has gone, and what waits can't be killed.
     Freezable,
 }
@@ -40,7 +40,7 @@ impl OwnDisk {
                 mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "trinetest"]);
             }
             DiskKind::Freezable => {
-                File::create(&image)?.set_len(2 << 30).with_context(|| format!("making {}", image.display()))?;
+                File::create(&image)?.set_len(8 << 30).with_context(|| format!("making {}", image.display()))?;
                 run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
                 mount.args(["-o", "loop"]).arg(&image);
             }

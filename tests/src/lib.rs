@@ -21,6 +21,7 @@ pub mod process;
 pub mod scenario;
 pub mod sql;
 pub mod status;
+pub mod torture;
 pub mod wait;
 pub mod writer;
 

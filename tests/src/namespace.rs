@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -98,14 +99,18 @@ impl Namespace {
     /// # Errors
     /// The thread can't get there, or what it does fails.
     pub fn enter<T: Send + 'static>(&self, what: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        self.spawn(what).join().map_err(|_| anyhow::anyhow!("a thread in {} panicked", self.name))?
+    }
+
+    /// As [`Self::enter`], without waiting for its end.
+    pub fn spawn<T: Send + 'static>(&self, what: impl FnOnce() -> Result<T> + Send + 'static) -> JoinHandle<Result<T>> {
         let path = self.path();
-        let thread = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
             let network = rustix::thread::LinkNameSpaceType::Network;
             rustix::thread::move_into_link_name_space(file.as_fd(), Some(network)).context("entering a network")?;
             what()
-        });
-        thread.join().map_err(|_| anyhow::anyhow!("a thread in {} panicked", self.name))?
+        })
     }
 
     /// The processes in it.
@@ -264,6 +269,19 @@ impl Switch {
             }
         }
         Ok(())
+    }
+
+    /// Of all that the machine sends and is sent, so many of a thousand packets are lost.
+    ///
+    /// # Errors
+    /// iptables refuses.
+    pub fn lose_packets(&self, machine: &str, per_mille: u32) -> Result<()> {
+        let probability = f64::from(per_mille) / 1000.0;
+        let lose = format!("-m statistic --mode random --probability {probability} -j DROP");
+        self.others(machine).try_for_each(|other| {
+            self.get(machine).0.iptables(&format!("-A INPUT -s {} {lose}", self.get(other).1))?;
+            self.get(other).0.iptables(&format!("-A INPUT -s {} {lose}", self.get(machine).1))
+        })
     }
 
     /// Everything passes again, everywhere.

@@ -228,7 +228,7 @@ fn data_of_a_newer_major_version_is_left_alone() {
 /// there is room.
 #[test]
 fn full_disk_while_cloning() {
-    let options = Options { disk: Some(("n3", DiskKind::Small(1024))), ..Options::network() };
+    let options = Options { disks: vec![("n3", DiskKind::Small(1024))], ..Options::network() };
     scenario("full-disk", &options, |s| {
         let writer = s.writer()?;
         if s.cluster.primary()? == "n3" {

@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(20);
 const PAUSE_S: f64 = 12.0;
 
 fn n1_on_a_disk_that_can_hang() -> Options {
-    Options { disk: Some(("n1", DiskKind::Freezable)), ..Options::network() }
+    Options { disks: vec![("n1", DiskKind::Freezable)], ..Options::network() }
 }
 
 /// Makes this node the primary, and gives the epoch.

@@ -24,15 +24,17 @@ pub struct Options {
     pub set: Vec<String>,
     /// Priorities of n1, n2, n3 (only in [`Form::Network`]).
     pub priorities: Option<[u32; 3]>,
-    /// A node whose directory is a file system of its own (only in [`Form::Network`]).
-    pub disk: Option<(&'static str, DiskKind)>,
+    /// Nodes whose directory is a file system of its own (only in [`Form::Network`]).
+    pub disks: Vec<(&'static str, DiskKind)>,
+    /// Its directory stays, whatever comes of it.
+    pub keep: bool,
 }
 
 impl Options {
     /// Three nodes by `trine local up`.
     #[must_use]
     pub fn local() -> Self {
-        Self { form: Form::Local, set: Vec::new(), priorities: None, disk: None }
+        Self { form: Form::Local, set: Vec::new(), priorities: None, disks: Vec::new(), keep: false }
     }
 
     /// Three nodes in networks of their own.
