@@ -67,6 +67,7 @@ impl Control for NodeControl {
             Request::Pause { reason } => return change(node, Change::Pause { reason }).await.map(|_| taken(None)),
             Request::Resume => return change(node, Change::Resume).await.map(|_| taken(None)),
             Request::Replace { node } => return self.replace(&state, node).await,
+            Request::EndDatabase { node: whose } => return crate::drill::end_database(node, &whose).await,
             Request::AcceptDataLoss { node: to, confirm } => return crate::loss::accept(node, to, confirm).await,
         };
         // What is asked for is decided on what is so now, and is refused when that has changed by the time it arrives.

@@ -68,6 +68,7 @@ impl Service for NodeService {
                     None => Ok(()),
                 })
             }
+            "drill/end-database" => answer(&crate::drill::end_own(node).await),
             "engine/history" => {
                 let epoch: Epoch = parse(&body)?;
                 answer(&history(node, epoch).await)

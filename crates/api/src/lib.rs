@@ -12,6 +12,7 @@
 
 mod client;
 mod control;
+pub mod drill;
 mod server;
 mod tls;
 mod types;

@@ -334,6 +334,11 @@ pub enum Request {
         /// Which node.
         node: NodeName,
     },
+    /// Kill the node's database, for a drill: refused unless the cluster is healthy and can do without it.
+    EndDatabase {
+        /// Which node.
+        node: NodeName,
+    },
     /// Elect a primary though it is not certain that nothing acknowledged is lost.
     AcceptDataLoss {
         /// Whom; `None`: the furthest.

@@ -42,6 +42,9 @@ pub(crate) enum Command {
     Failover(Failover),
     /// Hand the primary's role on with its help: clients wait, none is refused
     Switchover(Switchover),
+    /// End a database on purpose, and measure what clients notice: a standby's, with --primary the primary's too
+    #[command(long_about = DRILL)]
+    Drill(Drill),
     /// Stop automatic repair until it is resumed
     Pause(Pause),
     /// Go on after a pause
@@ -251,6 +254,42 @@ pub(crate) struct Switchover {
     /// Which node is to be the primary [default: the best standby]
     #[arg(long, value_name = "NODE")]
     pub(crate) to: Option<NodeName>,
+}
+
+const DRILL: &str = "\
+End a database on purpose, and measure what clients notice.
+
+Four clients write rows through the writer endpoint into a schema of the drill's own, trine_drill, which is dropped at the end. \
+Meanwhile a standby's database is killed; with --primary there follow a switchover and the kill of the primary's database, \
+which ends its clients' sessions. After each step the cluster must become healthy with no command given. The report says for \
+each step how long no row was acknowledged (RTO), and how many acknowledged rows were lost (RPO), which must be 0.
+
+Refused (exit 3) unless the cluster is healthy, nothing is under way, no alarm is raised, and enough standbys would be left. Exit \
+1: a row was lost, a pause was longer than its aim, or the cluster did not come back. Ctrl-C ends it: the schema is dropped, \
+and what was measured is shown.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Drill {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Also the primary: a switchover, then its database is killed. Asks first
+    #[arg(long)]
+    pub(crate) primary: bool,
+    /// Do not ask
+    #[arg(long, requires = "primary")]
+    pub(crate) yes: bool,
+    /// Which standby [default: the first that counts for the sync rule]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<NodeName>,
+    /// Where and as whom to write, without TLS [default: the writer endpoint, as the role app]
+    #[arg(long, value_name = "URI")]
+    pub(crate) connect: Option<String>,
+    /// The longest pause that is no failure [default: 2 for a standby and a switchover, 5 for a failover]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) aim: Option<f64>,
+    /// How long the cluster may take to be healthy again after each step, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Debug, Args)]

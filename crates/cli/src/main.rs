@@ -5,6 +5,7 @@ mod ask;
 mod connect;
 mod create;
 mod daemon;
+mod drill;
 mod events;
 mod failure;
 mod local;
@@ -72,6 +73,7 @@ async fn talk(command: Command) -> Done {
         Command::Endpoints(args) => events::endpoints(&args).await,
         Command::Failover(args) => ask::failover(&args).await,
         Command::Switchover(args) => ask::switchover(&args).await,
+        Command::Drill(args) => drill::drill(&args).await,
         Command::Pause(args) => ask::pause(&args).await,
         Command::Resume(args) => ask::resume(&args).await,
         Command::Node(Node::Rebuild(args)) => ask::rebuild(&args).await,

@@ -101,7 +101,7 @@ impl Control for Made {
                 let epoch = status.epoch;
                 status.nodes.iter_mut().for_each(|n| n.data_epoch = Some(epoch));
             }
-            Request::Rebuild { .. } | Request::Replace { .. } => {}
+            Request::Rebuild { .. } | Request::Replace { .. } | Request::EndDatabase { .. } => {}
         }
         let Some((state, message)) = self.outcome else { return Ok(Accepted::default()) };
         status.requests = vec![RequestStatus { number: 9, what: "it".into(), state, message: message.to_owned() }];

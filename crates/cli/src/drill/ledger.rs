@@ -1,0 +1,228 @@
+//! Clients that write into a schema of the drill's own, and what they were told.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{Client, Config, Statement};
+
+use super::session::{self, SessionError};
+use crate::failure::{Done, Failure, chain};
+
+/// All that the drill writes is in it; it is dropped at the end.
+pub(crate) const SCHEMA: &str = "trine_drill";
+const CLIENTS: i64 = 4;
+/// At most one row of each client in this time.
+const PACE: Duration = Duration::from_millis(20);
+/// No answer by then: nobody knows what became of the row.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long the endpoint may take to lead somewhere, for what is done before and after.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Another schema of this name is there.
+const DUPLICATE_SCHEMA: &str = "42P06";
+
+/// What was written.
+#[derive(Debug, Default)]
+struct Told {
+    /// Acknowledged rows, and when; in no particular order.
+    acknowledged: Vec<(i64, Instant)>,
+    /// Rows that were sent and not acknowledged.
+    unknown: usize,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Verified {
+    /// Acknowledged rows.
+    pub(crate) acknowledged: usize,
+    /// Those of them that are not there.
+    pub(crate) lost: usize,
+    /// Rows of which no client knows what became.
+    pub(crate) unknown: usize,
+}
+
+/// The running clients.
+pub(crate) struct Ledger {
+    hosts: Vec<Config>,
+    told: Arc<Mutex<Told>>,
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Ledger {
+    /// Makes the schema, and starts the clients.
+    ///
+    /// # Errors
+    /// No session, no right to make a schema, or another drill's is there.
+    pub(crate) async fn open(uri: &str) -> Done<Self> {
+        let hosts = session::hosts(uri).map_err(|e| Failure::wrong_use(chain(&e)))?;
+        let client = session(&hosts).await?;
+        let sql = format!("create schema {SCHEMA}; create table {SCHEMA}.rows (id bigint primary key)");
+        match timeout(ANSWER, client.batch_execute(&sql)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) if e.code().is_some_and(|c| c.code() == DUPLICATE_SCHEMA) => {
+                return Err(Failure::not_safe(format!(
+                    "the schema {SCHEMA} is there already: another drill is under way"
+                ))
+                .hint(format!("if not, one was killed: drop schema {SCHEMA} cascade")));
+            }
+            Ok(Err(e)) => return Err(Failure::because("can't make the drill's table", &e)),
+            Err(_) => return Err(Failure::failed("can't make the drill's table: no answer in time")),
+        }
+        let (told, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let tasks = (0..CLIENTS).map(|n| {
+            // Each with another address first.
+            let mut hosts = hosts.clone();
+            let first = usize::try_from(n).unwrap_or(0) % hosts.len().max(1);
+            hosts.rotate_left(first);
+            tokio::spawn(write(hosts, n, Arc::clone(&told), Arc::clone(&stop)))
+        });
+        let tasks = tasks.collect();
+        Ok(Self { hosts, told, stop, tasks })
+    }
+
+    /// How many clients there are.
+    pub(crate) fn clients(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// They get through, before anything is done to the cluster.
+    pub(crate) fn must_be_writing(&self, within: Duration) -> Done {
+        if self.told(|t| t.acknowledged.is_empty()) {
+            let text = format!("no row was acknowledged within {} s, so nothing was done", within.as_secs());
+            return Err(Failure::failed(text).hint("does the writer endpoint lead to the primary from here?"));
+        }
+        Ok(())
+    }
+
+    /// The longest time without an acknowledged row that ended after `since`, or has not ended.
+    pub(crate) fn longest_pause(&self, since: Instant) -> Duration {
+        let mut at: Vec<Instant> = self.told(|t| t.acknowledged.iter().map(|(_, at)| *at).collect());
+        at.sort_unstable();
+        at.push(Instant::now());
+        longest_pause(&at, since)
+    }
+
+    /// Waits until a row that was acknowledged after `since` is there: the cluster may be whole before its clients are back.
+    pub(crate) async fn wait_written(&self, since: Instant) -> Done {
+        let give_up = Instant::now() + PATIENCE;
+        while !self.told(|t| t.acknowledged.iter().any(|(_, at)| *at > since)) {
+            if Instant::now() >= give_up {
+                return Err(Failure::failed(format!("no row was acknowledged for {} s", PATIENCE.as_secs())));
+            }
+            sleep(PACE).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the clients, and looks for every acknowledged row.
+    pub(crate) async fn verify(&self) -> Done<Verified> {
+        self.stop.store(true, Ordering::Relaxed);
+        let give_up = Instant::now() + ANSWER * 2;
+        while self.tasks.iter().any(|t| !t.is_finished()) && Instant::now() < give_up {
+            sleep(PACE).await;
+        }
+        let client = session(&self.hosts).await?;
+        let sql = format!("select id from {SCHEMA}.rows");
+        let rows = timeout(PATIENCE, client.query(&sql, &[])).await;
+        let rows = rows.map_err(|_| Failure::failed("no answer in time"))?;
+        let rows = rows.map_err(|e| Failure::because("can't read the drill's table", &e))?;
+        let there: BTreeSet<i64> = rows.iter().filter_map(|r| r.try_get(0).ok()).collect();
+        Ok(self.told(|t| Verified {
+            acknowledged: t.acknowledged.len(),
+            lost: t.acknowledged.iter().filter(|(id, _)| !there.contains(id)).count(),
+            unknown: t.unknown,
+        }))
+    }
+
+    /// Drops the schema.
+    pub(crate) async fn clear(&self) -> Done {
+        self.stop.store(true, Ordering::Relaxed);
+        let client = session(&self.hosts).await?;
+        let sql = format!("drop schema {SCHEMA} cascade");
+        let dropped = timeout(PATIENCE, client.batch_execute(&sql)).await;
+        dropped.map_err(|_| Failure::failed("no answer in time"))?.map_err(|e| Failure::because("dropping it", &e))
+    }
+
+    fn told<T>(&self, look: impl FnOnce(&Told) -> T) -> T {
+        look(&self.told.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// The longest time between two neighbours of which the later is after `since`. `at` is in order.
+fn longest_pause(at: &[Instant], since: Instant) -> Duration {
+    let pairs = at.iter().zip(at.iter().skip(1)).filter(|(_, b)| **b >= since);
+    pairs.map(|(a, b)| b.duration_since(*a)).max().unwrap_or_default()
+}
+
+/// A session, as soon as there is one.
+async fn session(hosts: &[Config]) -> Done<Client> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match session::open(hosts).await {
+            Ok(client) => return Ok(client),
+            Err(e @ SessionError::Refused(_)) if Instant::now() >= give_up => return Err(Failure::failed(chain(&e))),
+            Err(SessionError::Refused(_)) => sleep(Duration::from_millis(100)).await,
+            Err(e) => return Err(Failure::wrong_use(chain(&e))),
+        }
+    }
+}
+
+/// One client: a row, its answer, the next row; a new session whenever one is lost.
+async fn write(hosts: Vec<Config>, number: i64, told: Arc<Mutex<Told>>, stop: Arc<AtomicBool>) {
+    let mut id = number;
+    let mut open: Option<(Client, Statement)> = None;
+    let note = |what: &dyn Fn(&mut Told)| what(&mut told.lock().unwrap_or_else(PoisonError::into_inner));
+    while !stop.load(Ordering::Relaxed) {
+        let Some((client, insert)) = open.take() else {
+            open = prepared(&hosts).await;
+            if open.is_none() {
+                sleep(Duration::from_millis(10)).await;
+            }
+            continue;
+        };
+        let sent = Instant::now();
+        match timeout(ANSWER, client.execute(&insert, &[&id])).await {
+            Ok(Ok(_)) => {
+                note(&|t| t.acknowledged.push((id, Instant::now())));
+                open = Some((client, insert));
+                sleep(PACE.saturating_sub(sent.elapsed())).await;
+            }
+            // Refused, cut off, or no answer: it may be there or not, and is not asked for again.
+            _ => note(&|t| t.unknown += 1),
+        }
+        id += CLIENTS;
+    }
+}
+
+async fn prepared(hosts: &[Config]) -> Option<(Client, Statement)> {
+    let client = session::open(hosts).await.ok()?;
+    let insert = format!("insert into {SCHEMA}.rows values ($1)");
+    let insert = timeout(ANSWER, client.prepare(&insert)).await.ok()?.ok()?;
+    Some((client, insert))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_counts_when_it_ends_after_the_fault() {
+        let start = Instant::now();
+        let at: Vec<Instant> = [0, 500, 520, 900, 910].map(|ms| start + Duration::from_millis(ms)).to_vec();
+        let since = |ms| start + Duration::from_millis(ms);
+        assert_eq!(longest_pause(&at, since(0)), Duration::from_millis(500));
+        assert_eq!(longest_pause(&at, since(600)), Duration::from_millis(380));
+        assert_eq!(longest_pause(&at, since(2000)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,91 @@
+//! `trine drill`: a game day on a real cluster, that ends with what was measured.
+
+mod ledger;
+mod report;
+mod session;
+mod steps;
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use trine_api::{Client, Status};
+
+use crate::args;
+use crate::connect;
+use crate::failure::{Done, Failure};
+use crate::print;
+
+use ledger::Ledger;
+use report::Report;
+use steps::Steps;
+
+/// How long clients write before the first step, so that it is known that they can.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// `trine drill`.
+pub(crate) async fn drill(args: &args::Drill) -> Done {
+    let client = connect::to(&args.target)?.client;
+    let before = client.status().await?;
+    let steps = Steps::plan(args, &before)?;
+    if args.primary && !args.yes {
+        confirm(&before)?;
+    }
+    let uri = match &args.connect {
+        Some(uri) => uri.clone(),
+        None => client.uris().await?.writer,
+    };
+    let ledger = Ledger::open(&uri).await?;
+    let mut report = Report::new(&before, ledger.clients());
+    let done = tokio::select! {
+        done = run(&client, &steps, &ledger, &mut report) => done,
+        _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted: the drill's own table is cleared away")),
+    };
+    // Whatever came of the steps: what was acknowledged must be there, and nothing of the drill may stay.
+    let verified = ledger.verify().await;
+    let cleared = ledger.clear().await;
+    match verified {
+        Ok(found) => report.verified = Some(found),
+        Err(e) => report.problems.push(format!("what was acknowledged could not be verified: {}", e.message)),
+    }
+    if let Err(e) = cleared {
+        report.problems.push(format!(
+            "the drill's table could not be cleared away ({}): drop schema {} cascade",
+            e.message,
+            ledger::SCHEMA
+        ));
+    }
+    if args.target.json {
+        print::json(&report);
+    } else {
+        print::out(&(report.lines().join("\n") + "\n"));
+    }
+    done?;
+    report.verdict()
+}
+
+async fn run(client: &Client, steps: &Steps, ledger: &Ledger, report: &mut Report) -> Done {
+    print::note(format!("writing for {} s before the first step", WARM_UP.as_secs()));
+    tokio::time::sleep(WARM_UP).await;
+    ledger.must_be_writing(WARM_UP)?;
+    steps.take(client, ledger, report).await
+}
+
+/// A person must type the cluster's name: clients will notice what comes.
+fn confirm(status: &Status) -> Done {
+    let refuse = |why: &str| Err(Failure::not_safe(why).hint("nothing was changed; --yes goes on without asking"));
+    if !io::stdin().is_terminal() {
+        return refuse("the primary's clients will lose their sessions, and there is no terminal to ask at");
+    }
+    let mut stderr = io::stderr();
+    let _ = write!(
+        stderr,
+        "The primary's clients will wait, and then lose their sessions. Type the cluster's name ({}) to go on: ",
+        status.cluster
+    );
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    if io::stdin().read_line(&mut answer).is_err() || answer.trim() != status.cluster {
+        return refuse("not confirmed");
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! `trine drill` on a real cluster: what it does, what it measures, and when it refuses.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use trine_tests::{Options, Scenario, scenario};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Runs a drill that must end well; its report.
+fn drilled(s: &Scenario, arguments: &[&str]) -> Result<Value> {
+    // How long anything takes is no matter of a test: only that the aim is met when there is all the time in the world.
+    let words: Vec<&str> = ["drill", "--json", "--aim", "60"].iter().chain(arguments).copied().collect();
+    let text = s.cluster.trine_ok(&words)?;
+    println!("{text}");
+    let report: Value = serde_json::from_str(&text).context("the report")?;
+    ensure!(report["verified"]["lost"] == 0, "rows were lost: {text}");
+    ensure!(report["verified"]["acknowledged"].as_u64().is_some_and(|n| n > 0), "nothing was written: {text}");
+    Ok(report)
+}
+
+fn names(report: &Value) -> Vec<String> {
+    let steps = report["steps"].as_array().cloned().unwrap_or_default();
+    steps.iter().map(|s| s["what"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// The drill's schema is gone.
+fn cleared(s: &Scenario) -> Result<()> {
+    let left = s.cluster.sql(&s.cluster.primary()?, "app")?;
+    let left = left.value("select count(*) from pg_namespace where nspname = 'trine_drill'")?;
+    ensure!(left == "0", "the drill's schema is still there");
+    Ok(())
+}
+
+#[test]
+fn a_standby_and_then_the_primary_too() {
+    scenario("drill", &Options::network(), |s| {
+        let writer = s.writer()?;
+        let before = s.cluster.wait_healthy()?;
+        let standby = before.standbys()[1].clone();
+        let pid = |s: &trine_tests::Status, n: &str| s.node(n).and_then(|n| n.database_pid);
+        let report = drilled(s, &["--node", &standby])?;
+        ensure!(names(&report) == [format!("database of standby {standby} killed")], "{report}");
+        let now = s.cluster.wait_healthy()?;
+        ensure!(now.epoch == before.epoch, "a drill of a standby ended epoch {}", before.epoch);
+        ensure!(pid(&now, &standby) != pid(&before, &standby), "the standby's database is the same");
+        cleared(s)?;
+        let report = drilled(s, &["--primary", "--yes"])?;
+        let names = names(&report);
+        ensure!(names.len() == 3 && names[1].starts_with("switchover"), "{report}");
+        ensure!(names[2].contains("database of primary"), "{report}");
+        let now = s.cluster.wait_healthy()?;
+        ensure!(now.epoch >= before.epoch + 2, "a switchover and a failover are two epochs, not {now:?}");
+        cleared(s)?;
+        writer.wait_acked(50)
+    });
+}
+
+#[test]
+fn a_cluster_that_is_not_well_is_left_alone() {
+    scenario("drill-refused", &Options::local(), |s| {
+        let status = s.cluster.wait_healthy()?;
+        let asked = s.cluster.trine(&["drill", "--primary"])?;
+        ensure!(asked.status.code() == Some(3), "without a terminal nobody can agree: {asked:?}");
+        let standby = status.standbys()[0].clone();
+        s.cluster.kill_node(&standby)?;
+        s.cluster.wait_status("the lost node to be noticed", SOON, |s| s.health == "degraded")?;
+        for arguments in [&["drill"][..], &["drill", "--primary", "--yes"]] {
+            let o = s.cluster.trine(arguments)?;
+            let said = String::from_utf8_lossy(&o.stderr);
+            ensure!(o.status.code() == Some(3) && said.contains("degraded"), "{arguments:?}: {o:?}");
+        }
+        let now = s.cluster.status()?;
+        ensure!(now.epoch == status.epoch && now.primary == status.primary, "a refused drill changed something");
+        cleared(s)?;
+        s.cluster.start_node(&standby)
+    });
+}
