@@ -36,13 +36,10 @@ pub(crate) async fn drill(args: &args::Drill) -> Done {
     };
     let ledger = Ledger::open(&uri).await?;
     let mut report = Report::new(&before, ledger.clients());
-    let done = tokio::select! {
-        done = run(&client, &steps, &ledger, &mut report) => done,
-        _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted: the drill's own table is cleared away")),
-    };
+    let done = or_interrupted(run(&client, &steps, &ledger, &mut report)).await;
     // Whatever came of the steps: what was acknowledged must be there, and nothing of the drill may stay.
-    let verified = ledger.verify().await;
-    let cleared = ledger.clear().await;
+    let verified = or_interrupted(ledger.verify()).await;
+    let cleared = or_interrupted(ledger.clear()).await;
     match verified {
         Ok(found) => report.verified = Some(found),
         Err(e) => report.problems.push(format!("what was acknowledged could not be verified: {}", e.message)),
@@ -61,6 +58,14 @@ pub(crate) async fn drill(args: &args::Drill) -> Done {
     }
     done?;
     report.verdict()
+}
+
+/// Until a person has had enough: Ctrl-C ends what is under way, and the drill goes on to its end.
+async fn or_interrupted<T>(work: impl Future<Output = Done<T>>) -> Done<T> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted")),
+    }
 }
 
 async fn run(client: &Client, steps: &Steps, ledger: &Ledger, report: &mut Report) -> Done {

@@ -39,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) clients: usize,
     /// The steps that were done.
     pub(crate) steps: Vec<Measured>,
+    /// The step that was begun, and whose end nobody waited for.
+    pub(crate) under_way: Option<String>,
     /// What became of the rows; none: nobody could look.
     pub(crate) verified: Option<Verified>,
     /// What else went wrong.
@@ -53,6 +55,7 @@ impl Report {
             began: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
             clients,
             steps: Vec::new(),
+            under_way: None,
             verified: None,
             problems: Vec::new(),
         }
@@ -79,8 +82,12 @@ impl Report {
             lines.push(format!("{first:<42} {pause:>8} {aim:>7} {repaired:>9}  {result}"));
             lines.extend(what);
         }
-        if self.steps.is_empty() {
-            lines.push("nothing was done to the cluster".to_owned());
+        match &self.under_way {
+            Some(what) => {
+                lines.extend(print::wrap(&format!("{what}: asked for, its end was not waited for"), WIDTH, 2))
+            }
+            None if self.steps.is_empty() => lines.push("nothing was done to the cluster".to_owned()),
+            None => {}
         }
         lines.push(String::new());
         if let Some(v) = &self.verified {
@@ -134,6 +141,7 @@ mod tests {
                 step("database of standby n2 killed", 0.031, 2.0),
                 step("database of primary of-a-rather-long-name killed, another-long-name leads", 1.234, 5.0),
             ],
+            under_way: None,
             verified: Some(Verified { acknowledged: 4711, lost: 0, unknown: 3 }),
             problems: Vec::new(),
         }
@@ -147,6 +155,15 @@ mod tests {
         for part in ["0.03 s", "1.23 s", "3.2 s", "good", "0 of 4711", "another-long-name"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_step_that_was_interrupted_is_told() {
+        let none = Report { steps: Vec::new(), ..report() };
+        assert!(none.lines().join("\n").contains("nothing was done"));
+        let begun = Report { under_way: Some("switchover".into()), ..none };
+        let text = begun.lines().join("\n");
+        assert!(text.contains("switchover: asked for") && !text.contains("nothing was done"), "{text}");
     }
 
     #[test]

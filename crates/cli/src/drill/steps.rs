@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use trine_api::{Accepted, Client, Health, NodeStatus, Request, Role, Status, drill};
+use trine_api::{Accepted, Client, ClientError, Health, NodeStatus, Request, Role, Status, drill};
 use trine_protocol::NodeName;
 
 use super::ledger::Ledger;
@@ -87,13 +87,23 @@ impl Steps {
             _ => None,
         };
         print::note(format!("{} …", step.what));
+        report.under_way = Some(step.what.clone());
         let began = Instant::now();
-        let accepted: Accepted = client.request(&request).await?;
+        let accepted: Accepted = match client.request(&request).await {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                if matches!(e, ClientError::Refused(_)) {
+                    report.under_way = None;
+                }
+                return Err(e.into());
+            }
+        };
         let goal: Goal<'_> = &|now: &Status| back(&before, now, struck.as_ref());
         let back = wait::until_done(client, &accepted, goal, None, self.patience).await;
         let repaired_s = back.is_ok().then(|| began.elapsed().as_secs_f64());
         let writing = if back.is_ok() { ledger.wait_written(Instant::now()).await } else { Ok(()) };
         let leads = back.as_ref().ok().and_then(|s| s.primary.clone());
+        report.under_way = None;
         report.steps.push(Measured {
             what: match &leads {
                 Some(now) if before.primary.as_ref() != Some(now) => format!("{}, {now} leads", step.what),
