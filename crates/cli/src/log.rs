@@ -70,14 +70,21 @@ impl Write for Log {
 
 fn keep_writing(mut sink: impl Write, waiting: &Receiver<Order>, lost: &AtomicU64) {
     while let Ok(order) = waiting.recv() {
-        match order {
-            // Nobody could be told that the log can't be written.
-            Order::Line(line) => drop(sink.write_all(&line)),
-            Order::Flush(done) => drop(done.send(())),
-        }
+        let asked = match order {
+            Order::Line(line) => {
+                // Nobody could be told that the log can't be written.
+                let _ = sink.write_all(&line);
+                None
+            }
+            Order::Flush(done) => Some(done),
+        };
         let count = lost.swap(0, Ordering::Relaxed);
         if count > 0 {
             let _ = writeln!(sink, "{count} lines are missing here: the log took nothing for a while");
+        }
+        // Only now: that lines are missing is a part of what was logged before.
+        if let Some(done) = asked {
+            let _ = done.send(());
         }
     }
 }
