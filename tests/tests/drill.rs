@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use trine_api::{Client, ClientError, Refused, RefusedCode, Request};
+use trine_tests::sql::Secrets;
 use trine_tests::{Options, Scenario, scenario};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -24,6 +26,20 @@ fn drilled(s: &Scenario, arguments: &[&str]) -> Result<Value> {
 fn names(report: &Value) -> Vec<String> {
     let steps = report["steps"].as_array().cloned().unwrap_or_default();
     steps.iter().map(|s| s["what"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// Asks the API itself for the end of a node's database, and is refused.
+fn end_database(s: &Scenario, node: &str) -> Result<Refused> {
+    let urls: Vec<String> = s.cluster.nodes().iter().map(|n| format!("http://{}:6400", n.address)).collect();
+    let token = Secrets::read(&s.cluster.nodes()[0].dir)?.api_token;
+    let request = Request::EndDatabase { node: node.parse()? };
+    s.cluster.client_namespace().enter(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        match runtime.block_on(Client::new(&urls, Some(token), None)?.request(&request)) {
+            Err(ClientError::Refused(refused)) => Ok(refused),
+            other => anyhow::bail!("not refused: {other:?}"),
+        }
+    })
 }
 
 /// The drill's schema is gone.
@@ -71,6 +87,11 @@ fn a_cluster_that_is_not_well_is_left_alone() {
             let o = s.cluster.trine(arguments)?;
             let said = String::from_utf8_lossy(&o.stderr);
             ensure!(o.status.code() == Some(3) && said.contains("degraded"), "{arguments:?}: {o:?}");
+        }
+        // Nor can one who asks past the command line.
+        for node in &status.nodes {
+            let refused = end_database(s, &node.name)?;
+            ensure!(refused.code == RefusedCode::Unsafe && refused.message.contains("degraded"), "{refused:?}");
         }
         let now = s.cluster.status()?;
         ensure!(now.epoch == status.epoch && now.primary == status.primary, "a refused drill changed something");

@@ -481,6 +481,9 @@ mod tests {
         let r: Request = serde_json::from_str(r#"{"do":"switchover","to":"n2"}"#).unwrap();
         assert_eq!(r, Request::Switchover { to: Some("n2".parse().unwrap()) });
         assert_eq!(serde_json::from_str::<Request>(r#"{"do":"resume"}"#).unwrap(), Request::Resume);
+        let r: Request = serde_json::from_str(r#"{"do":"end_database","node":"n2"}"#).unwrap();
+        assert_eq!(r, Request::EndDatabase { node: "n2".parse().unwrap() });
+        assert!(serde_json::from_str::<Request>(r#"{"do":"end_database"}"#).is_err());
         assert!(serde_json::from_str::<Request>(r#"{"do":"failover","too":"n2"}"#).is_err());
         assert!(serde_json::from_str::<Request>(r#"{"do":"failover","to":"N 2"}"#).is_err());
     }

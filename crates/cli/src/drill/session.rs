@@ -20,6 +20,9 @@ pub(super) enum SessionError {
     /// There is no address in it.
     #[error("the connection string names no host")]
     NoHost,
+    /// The database knows no such user, password or database: asking again is no use.
+    #[error("the database refuses the session: {0}")]
+    Rejected(String),
     /// No address took a session; the last one's words.
     #[error("no address of the writer endpoint takes a session: {0}")]
     Refused(String),
@@ -63,6 +66,9 @@ pub(super) async fn open(hosts: &[Config]) -> Result<Client, SessionError> {
                 // Its end is noticed by the client that uses it.
                 tokio::spawn(connection);
                 return Ok(client);
+            }
+            Ok(Err(e)) if e.code().is_some_and(|c| c.code().starts_with("28") || c.code() == "3D000") => {
+                return Err(SessionError::Rejected(chain(&e)));
             }
             Ok(Err(e)) => last = SessionError::Refused(chain(&e)),
             Err(_) => last = SessionError::Refused("it does not answer".to_owned()),
