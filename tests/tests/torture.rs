@@ -1,9 +1,11 @@
 //! Twenty random faults, some of them at once. `make torture` does as many as one likes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
-use trine_tests::checks;
 use trine_tests::scenario::scenario_with;
-use trine_tests::torture::{Limits, cluster_options, report, run};
+use trine_tests::torture::faults::{Harm, Victim, heal, strike};
+use trine_tests::torture::workload::{Workload, read_list};
+use trine_tests::torture::{Kind, Limits, Planned, Role, Step, cluster_options, report, run};
+use trine_tests::{Options, checks, scenario};
 
 /// Its first twenty faults are of 18 kinds: nodes, processes, cables and disks, orders, and the power of all.
 const SEED: u64 = 112;
@@ -23,4 +25,35 @@ fn twenty_faults_lose_nothing() {
         },
         |s, _| checks::amcheck(&s.cluster),
     );
+}
+
+/// The check has teeth: a database that acknowledges what no standby has does lose it, and that is found.
+#[test]
+fn what_is_lost_is_found() {
+    scenario("torture-teeth", &Options::network(), |s| {
+        let status = s.cluster.wait_healthy()?;
+        let primary = status.primary.clone().expect("a healthy cluster has a primary");
+        s.cluster.sql(&primary, "app")?.rows("alter role app set synchronous_commit = local")?;
+        let workload = Workload::start(&s.cluster)?;
+        let fault = Planned { kind: Kind::CutFromNodes, salt: 0 };
+        let step =
+            Step { on: Role::Primary, salt: 0, faults: vec![fault], hold_ms: 0, rest_ms: 0, until_healthy: true };
+        let victim = Victim::of(&step, &status)?;
+        let mut harm = Harm::default();
+        strike(&s.cluster, fault, &victim, &mut harm)?;
+        // Clients on its own endpoint write on until it is fenced; what they are told, nobody else has.
+        s.cluster.ask_only(&[&victim.others[0], &victim.others[1]]);
+        let next = s.cluster.wait_new_primary(status.epoch)?.primary.expect("a primary");
+        s.cluster.ask_only(&[]);
+        heal(&s.cluster, &harm)?;
+        s.cluster.wait_healthy()?;
+        workload.wait_acknowledged(20)?;
+        let history = workload.stop()?;
+        let (_, list) = read_list(&s.cluster)?;
+        let faults = history.faults(&list);
+        println!("{} faults, the first: {:?}", faults.len(), faults.first());
+        anyhow::ensure!(faults.iter().any(|f| f.contains("is lost")), "nothing was found: {faults:?}");
+        anyhow::ensure!(faults.iter().any(|f| f.contains("register")), "no register shows it: {faults:?}");
+        s.cluster.sql(&next, "app")?.rows("alter role app reset synchronous_commit").map(drop)
+    });
 }
