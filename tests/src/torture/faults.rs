@@ -63,6 +63,8 @@ pub struct Harm {
     lost: BTreeSet<String>,
     /// Nodes whose agent was killed alone.
     agents: BTreeSet<String>,
+    /// Nodes whose disk hangs: whoever wants to change a file there waits, this process too.
+    hung: BTreeSet<String>,
 }
 
 /// A file that fills a node's disk.
@@ -141,8 +143,10 @@ pub fn strike(cluster: &Cluster, fault: Planned, victim: &Victim, harm: &mut Har
         }
         Kind::DiskHangs => {
             disk(cluster, node)?.freeze()?;
+            harm.hung.insert(node.to_owned());
             Ok(at("disk hangs"))
         }
+        Kind::DiskFull if harm.hung.contains(node) => bail!("{node}'s disk hangs"),
         Kind::DiskFull => {
             fill(cluster, node)?;
             Ok(at("disk full"))
