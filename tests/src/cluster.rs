@@ -279,6 +279,17 @@ impl Drop for Cluster {
             Network::One(ns) => ns.kill_all(),
             Network::Switched(_) => {}
         }
+        for node in self.disks.keys().filter(|_| self.keep) {
+            // The file system goes with its mount: what it says of a failure stays.
+            let from = self.node(node).dir.clone();
+            let _ = namespace::run(
+                Command::new("cp").args(["-r", "--"]).arg(from.join("log")).arg(from.join("harness.log")).arg({
+                    let to = self.dir.join(format!("{node}-log"));
+                    let _ = fs::create_dir_all(&to);
+                    to
+                }),
+            );
+        }
         self.disks.clear();
         if !self.keep && std::env::var_os("TRINE_TEST_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);

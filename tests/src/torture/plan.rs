@@ -117,8 +117,9 @@ impl Plan {
         if kinds == [Kind::RollingRestart] {
             return 0;
         }
-        let lengths = [200, 800, 1500, 3000, 5000, 7000, 11_000];
-        self.pick(&lengths) + self.below(300)
+        let lengths = [200, 400, 800, 1500, 2500, 4000, 7000, 11_000];
+        let long = kinds.iter().any(|k| matches!(k, Kind::DiskHangs | Kind::NodeLost | Kind::Isolated));
+        self.pick(&lengths[..if long { 8 } else { 7 }]) + self.below(300)
     }
 }
 
@@ -161,9 +162,9 @@ mod tests {
     }
 
     const FIRST_OF_SEED_1: [&str; 3] = [
-        r#"{"on":"cluster","salt":4278632673,"faults":[{"kind":"two_lost","salt":4287313479}],"hold_ms":11046,"rest_ms":32,"until_healthy":false}"#,
-        r#"{"on":"cluster","salt":279800849,"faults":[{"kind":"failover","salt":3439490093}],"hold_ms":7111,"rest_ms":59,"until_healthy":true}"#,
-        r#"{"on":"primary","salt":1640145844,"faults":[{"kind":"mute","salt":3623157048},{"kind":"failover","salt":929662623}],"hold_ms":1728,"rest_ms":162,"until_healthy":true}"#,
+        r#"{"on":"cluster","salt":4278632673,"faults":[{"kind":"two_lost","salt":4287313479}],"hold_ms":7046,"rest_ms":32,"until_healthy":false}"#,
+        r#"{"on":"cluster","salt":279800849,"faults":[{"kind":"failover","salt":3439490093}],"hold_ms":4111,"rest_ms":59,"until_healthy":true}"#,
+        r#"{"on":"primary","salt":1640145844,"faults":[{"kind":"mute","salt":3623157048},{"kind":"failover","salt":929662623}],"hold_ms":1028,"rest_ms":162,"until_healthy":true}"#,
     ];
 
     #[test]
