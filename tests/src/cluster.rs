@@ -258,6 +258,18 @@ impl Cluster {
         self.disks.get(node)
     }
 
+    /// A node's own file system goes with its mount: what the node has logged there is copied beside it.
+    fn keep_logs(&self) {
+        for node in self.disks.keys() {
+            let (from, to) = (&self.node(node).dir, self.dir.join(format!("{node}-log")));
+            let _ = fs::create_dir_all(&to);
+            // One of them may not be there; the other is wanted all the same.
+            let _ = namespace::run(
+                Command::new("cp").arg("-r").arg(from.join("log")).arg(from.join("harness.log")).arg(to),
+            );
+        }
+    }
+
     /// Keeps the directory when this is dropped: somebody will want to look at it.
     pub fn keep_dir(&mut self) {
         self.keep = true;
@@ -279,16 +291,8 @@ impl Drop for Cluster {
             Network::One(ns) => ns.kill_all(),
             Network::Switched(_) => {}
         }
-        for node in self.disks.keys().filter(|_| self.keep) {
-            // The file system goes with its mount: what it says of a failure stays.
-            let from = self.node(node).dir.clone();
-            let _ = namespace::run(
-                Command::new("cp").args(["-r", "--"]).arg(from.join("log")).arg(from.join("harness.log")).arg({
-                    let to = self.dir.join(format!("{node}-log"));
-                    let _ = fs::create_dir_all(&to);
-                    to
-                }),
-            );
+        if self.keep {
+            self.keep_logs();
         }
         self.disks.clear();
         if !self.keep && std::env::var_os("TRINE_TEST_KEEP").is_none() {
