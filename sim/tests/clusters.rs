@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use trine_sim::cluster::{Campaign, Cheat, Fault, Lab, Outcome, Plan, Step, Who};
 
@@ -20,7 +21,7 @@ fn seeds() {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let labs: Vec<Lab> = (0..cores).map(|i| lab(&dir.path().join(i.to_string()))).collect();
     let campaign = Campaign { from: FROM, seeds, twice: false, keep_going: false };
-    let sum = campaign.run(&labs).unwrap();
+    let sum = campaign.run(&labs, &AtomicBool::new(false)).unwrap();
     println!("{sum}");
     assert!(sum.failed.is_empty(), "{:?}", sum.failed);
     assert_eq!(sum.runs, seeds);

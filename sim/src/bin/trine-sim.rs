@@ -2,6 +2,8 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::Parser;
 use trine_sim::cluster::{Campaign, Lab, Plan, serve_one};
@@ -50,6 +52,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Becomes true at the first Ctrl-C.
+fn interrupted() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = stop.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _ = std::thread::Builder::new().name("ctrl-c".to_owned()).spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            told.store(true, Relaxed);
+        }
+    })?;
+    Ok(stop)
+}
+
 fn make(args: &Args) -> io::Result<bool> {
     let dir = tempfile::tempdir()?;
     let program = std::env::current_exe()?;
@@ -62,7 +77,8 @@ fn make(args: &Args) -> io::Result<bool> {
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let labs = (0..jobs).map(|job| Lab::new(&program, &dir.path().join(job.to_string()), args.verbose));
     let campaign = Campaign { from: args.from, seeds: args.seeds, twice: args.twice, keep_going: args.keep_going };
-    let sum = campaign.run(&labs.collect::<io::Result<Vec<_>>>()?)?;
+    let (labs, stop) = (labs.collect::<io::Result<Vec<_>>>()?, interrupted()?);
+    let sum = campaign.run(&labs, &stop)?;
     println!("{sum}");
     Ok(sum.failed.is_empty())
 }

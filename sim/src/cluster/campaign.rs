@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,15 +55,16 @@ struct Board {
 }
 
 impl Campaign {
-    /// Runs them, one at a time in each lab. Failures are printed with the shortest plan that still fails.
+    /// Runs them, one at a time in each lab, until `stop` says to stop. Failures are printed with the shortest plan that still
+    /// fails.
     ///
     /// # Errors
     /// A run could not be made.
-    pub fn run(self, labs: &[Lab]) -> io::Result<Sum> {
+    pub fn run(self, labs: &[Lab], stop: &AtomicBool) -> io::Result<Sum> {
         #[allow(clippy::disallowed_methods, reason = "how long the campaign itself takes")]
         let began = Instant::now();
         let board = Mutex::new(Board { next: self.from, sum: Sum::default() });
-        let work = |lab| self.work(lab, &board, began);
+        let work = |lab| self.work(lab, &board, stop, began);
         let work = &work;
         std::thread::scope(|scope| {
             let workers: Vec<_> = labs.iter().map(|lab| scope.spawn(move || work(lab))).collect();
@@ -73,11 +75,12 @@ impl Campaign {
         Ok(sum)
     }
 
-    fn work(self, lab: &Lab, board: &Mutex<Board>, began: Instant) -> io::Result<()> {
+    fn work(self, lab: &Lab, board: &Mutex<Board>, stop: &AtomicBool, began: Instant) -> io::Result<()> {
         loop {
             let seed = {
                 let mut board = locked(board);
-                let stopped = !self.keep_going && !board.sum.failed.is_empty();
+                let enough = !self.keep_going && !board.sum.failed.is_empty();
+                let stopped = enough || stop.load(Relaxed);
                 if board.next >= self.from.saturating_add(self.seeds) || stopped {
                     return Ok(());
                 }

@@ -1,6 +1,7 @@
 //! Where runs are made: each in a process of its own, which is the only one that is the same each time.
 
 use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -47,7 +48,10 @@ impl Lab {
     /// The process can't be started, or says nothing that can be understood.
     pub fn run(&self, plan: &Plan) -> io::Result<Outcome> {
         let order = Order { plan: plan.clone(), folders: self.folders.clone(), verbose: self.verbose };
-        let mut child = Command::new(&self.program).arg("one").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut command = Command::new(&self.program);
+        // A group of its own: Ctrl-C ends the campaign after the runs that are under way, and not those.
+        command.arg("one").process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(&serde_json::to_vec(&order)?)?;
         }
