@@ -35,15 +35,11 @@ pub fn svg(record: &Record) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
          font-size=\"11\" fill=\"#222\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
     );
-    let title = format!(
-        "{} faults, seed {}: pauses of writes. {} Available {:.2} % of the time.",
-        record.faults,
-        record.seed,
-        verdict(record),
-        record.availability * 100.0
-    );
-    let _ = writeln!(svg, "<text x=\"8\" y=\"20\" font-size=\"13\" font-weight=\"bold\">{}</text>", escape(&title));
-    let _ = writeln!(svg, "<text x=\"8\" y=\"36\" fill=\"#666\">{}</text>", escape(&record.machine));
+    let title = format!("{} faults, seed {}: pauses of writes", record.faults, record.seed);
+    let found = format!("{} Available {:.2} % of the time.", verdict(record), record.availability * 100.0);
+    let _ = writeln!(svg, "<text x=\"8\" y=\"16\" font-size=\"13\" font-weight=\"bold\">{}</text>", escape(&title));
+    let _ = writeln!(svg, "<text x=\"8\" y=\"30\">{}</text>", escape(&found));
+    let _ = writeln!(svg, "<text x=\"8\" y=\"44\" fill=\"#666\">{}</text>", escape(&record.machine));
     for (seconds, label) in [(0.01, "10 ms"), (0.1, "0.1 s"), (1.0, "1 s"), (10.0, "10 s"), (100.0, "100 s")] {
         let at = x(seconds);
         let _ = writeln!(svg, "<path d=\"M{at:.1} {TOP}V{bottom}\" stroke=\"#ddd\"/>");
