@@ -50,6 +50,8 @@ pub(super) struct World {
     /// What must never be, and was.
     pub(super) violations: Vec<String>,
     pub(super) cheat: Option<Cheat>,
+    /// The machines' names, at hand without another look at them: it is asked for them each millisecond.
+    names: Arc<[NodeName]>,
     time: Arc<AtomicU64>,
     next_id: u64,
     /// Who was ever the primary of which epoch.
@@ -66,6 +68,7 @@ pub(super) fn lock(world: &Shared) -> MutexGuard<'_, World> {
 
 impl World {
     pub(super) fn new(rng: StdRng, machines: Vec<Machine>, time: Arc<AtomicU64>, story: Story) -> Self {
+        let names = machines.iter().map(|m| m.name.clone()).collect();
         Self {
             now: 0,
             rng,
@@ -75,6 +78,7 @@ impl World {
             story,
             violations: Vec::new(),
             cheat: None,
+            names,
             time,
             next_id: 0,
             led: Vec::new(),
@@ -205,7 +209,7 @@ impl World {
 
     /// Commits that the standbys have are done. Any setting will do that some session may still run by.
     fn release(&mut self, i: usize) {
-        let names: Vec<NodeName> = self.machines.iter().map(|m| m.name.clone()).collect();
+        let names = self.names.clone();
         let index = |n: &NodeName| names.iter().position(|m| m == n);
         let alone = self.cheat == Some(Cheat::CommitsAlone);
         let machine = self.machine(i);
