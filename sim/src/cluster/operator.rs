@@ -13,6 +13,9 @@ use super::network::SimNetwork;
 use super::node::{TOKEN, address};
 use super::world::{Shared, lock};
 
+/// The refusal of a second resumption.
+const NOT_PAUSED: &str = "it is not paused";
+
 /// What he is about to ask.
 pub(super) type Desk = Arc<Mutex<VecDeque<Request>>>;
 
@@ -26,11 +29,13 @@ pub(super) async fn run(desk: Desk, world: Shared, pad: Pad, ca: PathBuf, nodes:
         let next = desk.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         if let Some(request) = next {
             let answer = client.request(&request).await;
-            let text = match answer {
-                Ok(accepted) => accepted.message,
-                Err(error) => error.to_string(),
-            };
+            let failed = answer.is_err();
+            let text = answer.map_or_else(|error| error.to_string(), |accepted| accepted.message);
             lock(&world).tell(format!("the operator asks {request:?}: {text}"));
+            // Whoever has paused the repair does not leave before it goes on, however often that takes.
+            if failed && request == Request::Resume && !text.contains(NOT_PAUSED) {
+                desk.lock().unwrap_or_else(PoisonError::into_inner).push_front(request);
+            }
         }
         sleep(Duration::from_millis(20)).await;
     }
