@@ -110,8 +110,7 @@ impl Subscriber for Scribe {
 
     fn event(&self, event: &Event<'_>) {
         let here = HERE.with_borrow(Clone::clone);
-        let Some((story, level)) = here.filter(|(_, level)| event.metadata().level() <= level) else { return };
-        let _ = level;
+        let Some((story, _)) = here.filter(|(_, level)| event.metadata().level() <= level) else { return };
         let mut text = Text(String::new());
         event.record(&mut text);
         let now = story.inner.lock().unwrap_or_else(PoisonError::into_inner).now;
