@@ -10,4 +10,6 @@ mod tree;
 
 pub use op::{Growth, Ino, Kind, Name, Op, Renaming, Stamp};
 pub use store::{Room, Store};
-pub use tree::Tree;
+pub use tree::{
+    Broken, Directory, Inode, LARGEST_FILE, LARGEST_XATTR, LONGEST_NAME, LONGEST_TARGET, MOST_LINKS, Text, Tree, What,
+};

@@ -11,12 +11,13 @@ pub trait Store: Send + Sync + 'static {
     /// Looks at the tree as it is after the last change.
     fn look<T>(&self, look: impl FnOnce(&Tree) -> T) -> T;
 
-    /// Makes a change: `make` sees the tree, and nothing changes between that and its operation.
+    /// Makes a change: `make` sees the tree, and nothing changes between that and its operation, which borrows from what the
+    /// caller has (from the tree it could not: that is about to change).
     ///
     /// # Errors
     /// What `make` says or the tree refuses, and nothing has changed; `ENOSPC`: no room, here or on a node that must have
     /// it; `EIO`: the volume is closed.
-    fn change<T>(&self, make: impl FnOnce(&Tree) -> Result<(Op<'_>, T), Errno>) -> Result<T, Errno>;
+    fn change<'a, T>(&self, make: impl FnOnce(&Tree) -> Result<(Op<'a>, T), Errno>) -> Result<T, Errno>;
 
     /// Content of a file, as after the last change: what is beyond its end is left out, what was never written is zeros.
     ///
