@@ -4,12 +4,29 @@
 //! [`Tree`] is what the operations make of names and attributes, pure; the files' content is kept apart from it, by the
 //! files' numbers. `docs/volume.md` says why.
 
+mod apply;
+mod checkpoint;
+mod entry;
+mod error;
+mod journal;
+mod lineage;
+pub mod link;
+mod medium;
 mod op;
+mod primary;
+mod state;
 mod store;
 mod tree;
+mod volume;
 
+pub use entry::Mark;
+pub use error::VolumeError;
+pub use lineage::Lineage;
+pub use medium::{Disk, Folder, Medium, Part};
 pub use op::{Growth, Ino, Kind, Name, Op, Renaming, Stamp};
+pub use state::{Acked, Grade, Progress};
 pub use store::{Room, Store};
 pub use tree::{
     Broken, Directory, Inode, LARGEST_FILE, LARGEST_XATTR, LONGEST_NAME, LONGEST_TARGET, MOST_LINKS, Text, Tree, What,
 };
+pub use volume::{Settings, Volume};

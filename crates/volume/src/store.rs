@@ -1,6 +1,7 @@
 //! What a mount stands on.
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::{Ino, Op, Tree};
 
@@ -33,7 +34,7 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// Room on the disks that the copies are on: of the smallest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Room {
     /// In bytes.
     pub total: u64,

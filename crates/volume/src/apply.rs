@@ -1,0 +1,252 @@
+//! What is acknowledged goes from the log into the files.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::checkpoint::Checkpoint;
+use crate::entry::{Entries, HEADER, Header, Mark, decode};
+use crate::medium::{Folder, Part};
+use crate::volume::{Shared, content_of};
+use crate::{Ino, Lineage, Op, Tree, VolumeError};
+
+/// After so many bytes of log the files are made durable, so that an opening does not take the whole log again. With a disk
+/// that writes 100 MB/s, less than a second's work.
+const CHECKPOINT_EVERY: u64 = 64 << 20;
+
+/// So many bytes are read of the log at once, at least.
+const CHUNK: usize = 1 << 20;
+
+/// Log that nobody waits for is made durable after this time at the latest, or once there is as much as this.
+const TICK: Duration = Duration::from_millis(50);
+const MUCH: u64 = 4 << 20;
+
+/// The files as they are.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) tree: Tree,
+    /// Up to where the log is in them.
+    pub(crate) at: Mark,
+    pub(crate) lineage: Lineage,
+    /// Whose content has changed since the last checkpoint.
+    pub(crate) dirty: BTreeSet<Ino>,
+}
+
+/// A checkpoint that is ready but for what is not yet on the disk.
+struct Pending {
+    bytes: Vec<u8>,
+    at: u64,
+    dirty: BTreeSet<Ino>,
+}
+
+/// What a thread does until the volume is closed.
+type Duty = Box<dyn FnOnce(&Shared) -> Result<(), VolumeError> + Send>;
+
+/// Goes over the log from `at` to `upto`.
+///
+/// # Errors
+/// What `each` says, and the disk's.
+pub(crate) fn redo(
+    shared: &Shared,
+    at: Mark,
+    upto: u64,
+    mut each: impl FnMut(&Op<'_>, Mark) -> Result<(), VolumeError>,
+) -> Result<(), VolumeError> {
+    let mut at = at;
+    let mut chunk = Vec::new();
+    let mut want = CHUNK;
+    while at.lsn < upto {
+        let there = usize::try_from(upto - at.lsn).unwrap_or(usize::MAX).min(want);
+        chunk.resize(there, 0);
+        let read = shared.journal.read(at.lsn, &mut chunk)?;
+        let chunk = chunk.get(..read).unwrap_or_default();
+        let before = at;
+        for (body, mark) in Entries::new(chunk, at) {
+            let op = decode(body).map_err(|_| shared.damaged(at.lsn))?;
+            each(&op, mark)?;
+            at = mark;
+        }
+        if at == before {
+            match Entries::new(chunk, at).next_length() {
+                Some(length) if length > want => want = length,
+                _ => return Err(shared.damaged(at.lsn)),
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    pub(crate) fn damaged(&self, lsn: u64) -> VolumeError {
+        VolumeError::Damaged { place: self.medium.place(), lsn, what: "an entry of the log is damaged" }
+    }
+
+    /// Starts the threads of an open volume. They end when it is closed.
+    pub(crate) fn start(shared: &Arc<Self>) -> io::Result<Vec<JoinHandle<()>>> {
+        let (ready, checkpoints) = sync_channel(1);
+        let thread = |name: &str, run: Duty| {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                if let Err(error) = run(&shared) {
+                    shared.fail_on_disk(&error);
+                }
+            })
+        };
+        Ok(vec![
+            thread("volume-flush", Box::new(Self::keep_flushing))?,
+            thread("volume-apply", Box::new(move |s| s.keep_applying(&ready)))?,
+            thread("volume-point", Box::new(move |s| s.keep_checkpoints(&checkpoints)))?,
+        ])
+    }
+
+    fn keep_flushing(&self) -> Result<(), VolumeError> {
+        loop {
+            let (end, durable, idle) = {
+                let rest = |s: &mut crate::state::State| {
+                    let p = s.progress;
+                    !p.closed && p.wanted <= p.durable && p.end < p.durable + MUCH
+                };
+                let waited = self.changed.wait_timeout_while(self.state(), TICK, rest);
+                let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                if state.progress.closed {
+                    return Ok(());
+                }
+                (state.progress.end, state.progress.durable, timeout.timed_out())
+            };
+            if end > durable {
+                self.flush()?;
+            }
+            if idle {
+                self.journal.remember()?;
+                self.look_at_room()?;
+            }
+            self.journal.prepare(self.keep())?;
+        }
+    }
+
+    fn keep_applying(&self, ready: &SyncSender<Pending>) -> Result<(), VolumeError> {
+        let mut from = self.base().at.lsn;
+        loop {
+            let commit = {
+                let rest = |s: &mut crate::state::State| {
+                    let p = s.progress;
+                    !p.closed && p.commit.min(p.durable) <= from
+                };
+                let state = self.changed.wait_while(self.state(), rest).unwrap_or_else(PoisonError::into_inner);
+                if state.progress.closed {
+                    return Ok(());
+                }
+                state.progress.commit.min(state.progress.durable)
+            };
+            from = self.apply_some(commit)?;
+            self.checkpoint(ready)?;
+        }
+    }
+
+    /// Applies a part of the log up to `commit`, and says how far that was. In steps, so that who waits for a part goes on.
+    fn apply_some(&self, commit: u64) -> Result<u64, VolumeError> {
+        let mut base = self.base();
+        let base = &mut *base;
+        let upto = self.step(base.at, commit)?;
+        let (tree, dirty, lineage, at) = (&mut base.tree, &mut base.dirty, &mut base.lineage, &mut base.at);
+        redo(self, *at, upto, |op, mark| {
+            let gone = tree.apply(op).map_err(|errno| self.differs(mark, errno))?;
+            self.put(op, dirty)?;
+            for ino in gone {
+                dirty.remove(&ino);
+                self.medium.remove(Part::Object(ino)).map_err(self.failed("remove a file's content in"))?;
+            }
+            if let Op::Epoch { epoch } = op {
+                lineage.begin(*epoch, at.lsn);
+            }
+            *at = mark;
+            Ok(())
+        })?;
+        let applied = base.at.lsn;
+        let mut state = self.state();
+        state.progress.applied = applied;
+        if let Some(leading) = state.leading.as_mut() {
+            leading.changed.retain(|_, lsn| *lsn > applied);
+        }
+        self.publish(&mut state);
+        Ok(applied)
+    }
+
+    /// The end of the entries from `at` on that are about one [`CHUNK`], none of which ends after `commit`.
+    fn step(&self, at: Mark, commit: u64) -> Result<u64, VolumeError> {
+        let mut end = at.lsn;
+        let mut header = [0; HEADER];
+        while end < commit.min(at.lsn + CHUNK as u64) {
+            self.journal.read(end, &mut header)?;
+            let next = Header::parse(&header).map(|h| end + (HEADER + h.length) as u64);
+            end = next.filter(|next| *next <= commit).ok_or_else(|| self.damaged(end))?;
+        }
+        Ok(end)
+    }
+
+    fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> VolumeError + '_ {
+        move |source| VolumeError::Io { action, place: self.medium.place(), source }
+    }
+
+    /// Makes an operation's change to content.
+    fn put(&self, op: &Op<'_>, dirty: &mut BTreeSet<Ino>) -> Result<(), VolumeError> {
+        let done = match op {
+            Op::Write { ino, offset, data, .. } => self.medium.write(Part::Object(*ino), *offset, data),
+            Op::Resize { ino, size, .. } => self.medium.shorten(Part::Object(*ino), *size),
+            Op::Clear { ino, offset, len, .. } => self.medium.clear(Part::Object(*ino), *offset, *len),
+            _ => return Ok(()),
+        };
+        done.map_err(self.failed("write a file's content in"))?;
+        dirty.extend(content_of(op));
+        Ok(())
+    }
+
+    /// Hands a checkpoint over when it is time for one, unless the last is still being made.
+    fn checkpoint(&self, ready: &SyncSender<Pending>) -> Result<(), VolumeError> {
+        let mut base = self.base();
+        if base.at.lsn < self.kept.load(Ordering::Acquire) + CHECKPOINT_EVERY {
+            return Ok(());
+        }
+        let pending = self.pending(&base)?;
+        match ready.try_send(pending) {
+            Ok(()) => base.dirty.clear(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+        Ok(())
+    }
+
+    fn pending(&self, base: &Base) -> Result<Pending, VolumeError> {
+        let marks = self.journal.marks();
+        let checkpoint = Checkpoint::new(self.identity, base.at, base.lineage.clone(), marks, base.tree.clone());
+        Ok(Pending { bytes: checkpoint.to_bytes()?, at: base.at.lsn, dirty: base.dirty.clone() })
+    }
+
+    fn keep_checkpoints(&self, checkpoints: &Receiver<Pending>) -> Result<(), VolumeError> {
+        while let Ok(pending) = checkpoints.recv() {
+            self.write_checkpoint(&pending)?;
+        }
+        Ok(())
+    }
+
+    fn write_checkpoint(&self, pending: &Pending) -> Result<(), VolumeError> {
+        for ino in &pending.dirty {
+            self.medium.sync(Part::Object(*ino)).map_err(self.failed("sync a file's content in"))?;
+        }
+        self.medium.sync_names(Folder::Objects).map_err(self.failed("sync the files' content in"))?;
+        Checkpoint::write(&pending.bytes, &*self.medium)?;
+        self.kept.store(pending.at, Ordering::Release);
+        Ok(())
+    }
+
+    /// After the threads have ended: the next opening finds everything in the files.
+    pub(crate) fn last_checkpoint(&self) -> Result<(), VolumeError> {
+        let pending = self.pending(&self.base())?;
+        if pending.at == self.kept.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.write_checkpoint(&pending)
+    }
+}

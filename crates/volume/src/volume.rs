@@ -1,0 +1,520 @@
+//! A copy of a volume, open.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+use trine_protocol::{Epoch, NodeName, Position, SyncSetting};
+
+use crate::apply::{Base, redo};
+use crate::checkpoint::Checkpoint;
+use crate::entry::{Mark, Span};
+use crate::journal::Journal;
+use crate::medium::{Folder, Medium, Part};
+use crate::state::{Acked, Done, Grade, Leading, Progress, State};
+use crate::{Ino, Lineage, Op, Room, Tree, VolumeError};
+
+/// How a volume is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// When another node counts.
+    pub grade: Grade,
+    /// How much log is kept for nodes that come back, in bytes.
+    pub retain: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { grade: Grade::Disk, retain: 1 << 30 }
+    }
+}
+
+/// A copy of a volume, open: its log, and the files that the log makes.
+///
+/// It takes the log from another node ([`Volume::receive`]) or writes it ([`Volume::lead`], then as a [`crate::Store`]). What
+/// is acknowledged goes into the files, and only that: so a log that has to be taken back ([`Volume::truncate`]) has left
+/// no trace in them.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) medium: Arc<dyn Medium>,
+    pub(crate) journal: Journal,
+    pub(crate) identity: u64,
+    pub(crate) settings: Settings,
+    state: Mutex<State>,
+    /// Something in the state has changed that a thread may wait for.
+    pub(crate) changed: Condvar,
+    pub(crate) base: Mutex<Base>,
+    /// The checkpoint on the disk.
+    pub(crate) kept: AtomicU64,
+    progress: watch::Sender<Progress>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Volume {
+    /// Makes an empty volume: the first copy there is.
+    ///
+    /// # Errors
+    /// [`VolumeError::Exists`], or the disk's.
+    pub fn create(medium: &dyn Medium, identity: u64, first: Epoch, tree: Tree) -> Result<(), VolumeError> {
+        if Checkpoint::read(medium)?.is_some() {
+            return Err(VolumeError::Exists(medium.place()));
+        }
+        let at = Mark { lsn: 0, check: identity };
+        let checkpoint = Checkpoint::new(identity, at, Lineage::new(first), BTreeMap::new(), tree);
+        Checkpoint::write(&checkpoint.to_bytes()?, medium)
+    }
+
+    /// Whose volume is kept there; `None`: there is none.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn identity_in(medium: &dyn Medium) -> Result<Option<u64>, VolumeError> {
+        Ok(Checkpoint::read(medium)?.map(|c| c.identity))
+    }
+
+    /// Opens a copy. It takes nothing from anybody yet. All that its log says is on its disk when this returns.
+    ///
+    /// # Errors
+    /// [`VolumeError::Missing`], [`VolumeError::Damaged`], or the disk's.
+    pub fn open(medium: Arc<dyn Medium>, settings: Settings) -> Result<Self, VolumeError> {
+        let checkpoint = Checkpoint::read(&*medium)?.ok_or_else(|| VolumeError::Missing(medium.place()))?;
+        let mut lineage = checkpoint.lineage.clone();
+        let journal = Journal::open(medium.clone(), checkpoint.at, checkpoint.marks, |op, span| {
+            follow_lineage(&mut lineage, op, span)
+        })?;
+        remove_strays(&*medium, &checkpoint.tree)?;
+        let at = checkpoint.at;
+        let end = journal.end().lsn;
+        let progress = Progress { end, durable: end, commit: at.lsn, applied: at.lsn, ..Progress::default() };
+        let state = State {
+            progress,
+            lineage,
+            leading: None,
+            setting: SyncSetting::Wait,
+            grade: settings.grade,
+            waiters: BTreeMap::new(),
+            number: 0,
+            told: end,
+            room: Room::default(),
+            pins: BTreeMap::new(),
+            why: None,
+        };
+        let base = Base { tree: checkpoint.tree, at, lineage: checkpoint.lineage, dirty: BTreeSet::new() };
+        let shared = Arc::new(Shared {
+            medium,
+            journal,
+            identity: checkpoint.identity,
+            settings,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            base: Mutex::new(base),
+            kept: AtomicU64::new(at.lsn),
+            progress: watch::channel(progress).0,
+            threads: Mutex::default(),
+        });
+        shared.look_at_room()?;
+        let threads = Shared::start(&shared).map_err(|source| VolumeError::Io {
+            action: "start threads for",
+            place: shared.medium.place(),
+            source,
+        })?;
+        *shared.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        Ok(Self { shared })
+    }
+
+    /// Whose it is: the same in all copies.
+    #[must_use]
+    pub fn identity(&self) -> u64 {
+        self.shared.identity
+    }
+
+    /// How far the log reaches.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let state = self.shared.state();
+        state.lineage.position(state.progress.end)
+    }
+
+    /// Which epochs the log is made of.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        self.shared.state().lineage.clone()
+    }
+
+    /// The end of the log.
+    #[must_use]
+    pub fn log_end(&self) -> Mark {
+        self.shared.journal.end()
+    }
+
+    /// From where on the log is kept.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.shared.journal.first()
+    }
+
+    /// How far everything is, as it changes.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
+    }
+
+    /// Why it was closed; `None`: it is open.
+    #[must_use]
+    pub fn closed(&self) -> Option<String> {
+        self.shared.state().why.clone()
+    }
+
+    /// Which epoch this copy writes, if it does.
+    #[must_use]
+    pub fn leading(&self) -> Option<Epoch> {
+        self.shared.state().leading.as_ref().map(|l| l.epoch)
+    }
+
+    /// Who takes the log from here, and how far each is.
+    #[must_use]
+    pub fn followers(&self) -> BTreeMap<NodeName, Acked> {
+        self.shared.state().leading.as_ref().map(|l| l.followers.clone()).unwrap_or_default()
+    }
+
+    /// Begins to write the log, in a new epoch, whose first entry is on this node's disk when this returns. Nothing may be
+    /// received any more.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotLeading`]: it has an epoch already that is as new; [`VolumeError::Closed`]; the disk's.
+    pub fn lead(&self, epoch: Epoch) -> Result<(), VolumeError> {
+        let shared = &self.shared;
+        let base = shared.base();
+        let mut tree = base.tree.clone();
+        let mut changed = HashMap::new();
+        let end = shared.journal.end().lsn;
+        redo(shared, base.at, end, |op, mark| {
+            if let Some(ino) = content_of(op) {
+                changed.insert(ino, mark.lsn);
+            }
+            tree.apply(op).map(drop).map_err(|errno| shared.differs(mark, errno))
+        })?;
+        drop(base);
+        let mut state = shared.state();
+        if state.progress.closed {
+            return Err(VolumeError::Closed);
+        }
+        if state.leading.is_some() || epoch <= state.lineage.epoch() || end != state.progress.end {
+            return Err(VolumeError::NotLeading(epoch));
+        }
+        let op = Op::Epoch { epoch };
+        let mark = shared.journal.append(&op)?;
+        tree.apply(&op).map_err(|errno| shared.differs(mark, errno))?;
+        state.lineage.begin(epoch, end);
+        state.progress.end = mark.lsn;
+        state.leading = Some(Leading { epoch, begun: mark.lsn, tree, changed, followers: BTreeMap::new() });
+        shared.publish(&mut state);
+        drop(state);
+        self.flush()
+    }
+
+    /// What has to have the log before it is acknowledged.
+    pub fn set_sync(&self, setting: &SyncSetting) {
+        let shared = &self.shared;
+        let mut state = shared.state();
+        state.setting = setting.clone();
+        let done = state.settle();
+        shared.publish(&mut state);
+        drop(state);
+        tell(done, Ok(()));
+    }
+
+    /// Calls `done` once all that is in the log by now is acknowledged, under whatever rule holds then.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotLeading`], [`VolumeError::Closed`], the disk's.
+    pub fn barrier(&self, done: Done) -> Result<(), VolumeError> {
+        let shared = &self.shared;
+        let mut state = shared.state();
+        if state.leading.is_none() || state.progress.closed {
+            return Err(VolumeError::Closed);
+        }
+        let mark = shared.journal.append(&Op::Barrier)?;
+        state.progress.end = mark.lsn;
+        shared.wait_for(&mut state, mark.lsn, done);
+        Ok(())
+    }
+
+    /// Takes log from the node that writes it: the whole and sound entries at the beginning of `bytes`, which follow the end.
+    /// Says how many bytes that was.
+    ///
+    /// # Errors
+    /// [`VolumeError::Strange`]: it is no log, or not what follows; [`VolumeError::Closed`]; the disk's.
+    pub fn receive(&self, bytes: &[u8]) -> Result<usize, VolumeError> {
+        let shared = &self.shared;
+        {
+            let state = shared.state();
+            if state.progress.closed || state.leading.is_some() {
+                return Err(VolumeError::Closed);
+            }
+        }
+        let mut lineage = self.lineage();
+        let done = shared.journal.append_entries(bytes, |op, span| follow_lineage(&mut lineage, op, span));
+        let done = done.inspect_err(|e| shared.fail_on_disk(e))?;
+        let mut state = shared.state();
+        state.lineage = lineage;
+        state.progress.end = shared.journal.end().lsn;
+        Ok(done)
+    }
+
+    /// How far this copy is, for the node that writes the log.
+    #[must_use]
+    pub fn reached(&self) -> Acked {
+        let state = self.shared.state();
+        Acked { received: state.progress.end, durable: state.progress.durable, room: state.room }
+    }
+
+    /// When another node counts.
+    #[must_use]
+    pub fn grade(&self) -> Grade {
+        self.shared.settings.grade
+    }
+
+    /// The node that writes the log says up to where it is acknowledged.
+    pub fn told(&self, commit: u64) {
+        let mut state = self.shared.state();
+        let commit = commit.min(state.progress.end);
+        if commit > state.progress.commit && state.leading.is_none() {
+            state.progress.commit = commit;
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Makes all of the log durable that there is.
+    ///
+    /// # Errors
+    /// The disk's: the volume is closed then, as nobody knows what the disk has kept.
+    pub fn flush(&self) -> Result<(), VolumeError> {
+        self.shared.flush()
+    }
+
+    /// Takes back what follows `to` in the log. Nothing may be received meanwhile.
+    ///
+    /// # Errors
+    /// [`VolumeError::Applied`]: it was acknowledged; [`VolumeError::Strange`]: no entry ends there; the disk's.
+    pub fn truncate(&self, to: u64) -> Result<(), VolumeError> {
+        let shared = &self.shared;
+        let base = shared.base();
+        if base.at.lsn > to {
+            return Err(VolumeError::Applied { to, applied: base.at.lsn });
+        }
+        let check = shared.journal.check_at(to)?.ok_or(VolumeError::Strange("a place where no entry ends"))?;
+        shared.journal.truncate(Mark { lsn: to, check })?;
+        let mut state = shared.state();
+        if state.leading.is_some() {
+            return Err(VolumeError::Strange("a wish to take back what this node writes"));
+        }
+        state.lineage.cut(to);
+        state.progress.end = to;
+        state.progress.durable = state.progress.durable.min(to);
+        state.progress.commit = state.progress.commit.min(to);
+        shared.publish(&mut state);
+        drop(state);
+        drop(base);
+        Ok(())
+    }
+
+    /// Reads the log from a place on, up to `buffer.len()` bytes, as much as there is.
+    ///
+    /// # Errors
+    /// [`VolumeError::Strange`]: it is no longer kept; the disk's.
+    pub fn read_log(&self, from: u64, buffer: &mut [u8]) -> Result<usize, VolumeError> {
+        let read = self.shared.journal.read(from, buffer)?;
+        // What was read is good only if it was still kept then.
+        if self.first() > from {
+            return Err(VolumeError::Strange("a wish for log that is no longer kept"));
+        }
+        Ok(read)
+    }
+
+    /// The check at a place in the log; `None`: no entry ends there, or it is no longer kept.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn check_at(&self, lsn: u64) -> Result<Option<u64>, VolumeError> {
+        self.shared.journal.check_at(lsn)
+    }
+
+    /// A node takes the log from here, or says how far it is.
+    pub fn acked(&self, node: &NodeName, epoch: Epoch, acked: Acked) {
+        let mut state = self.shared.state();
+        let Some(leading) = state.leading.as_mut().filter(|l| l.epoch == epoch) else { return };
+        leading.followers.insert(node.clone(), acked);
+        let done = state.settle();
+        self.shared.publish(&mut state);
+        drop(state);
+        tell(done, Ok(()));
+    }
+
+    /// A node takes the log from here no longer.
+    pub fn left(&self, node: &NodeName, epoch: Epoch) {
+        let mut state = self.shared.state();
+        if let Some(leading) = state.leading.as_mut().filter(|l| l.epoch == epoch) {
+            leading.followers.remove(node);
+        }
+    }
+
+    /// Where it is kept.
+    pub(crate) fn medium(&self) -> &dyn Medium {
+        &*self.shared.medium
+    }
+
+    /// Keeps the log from the checkpoint on that there is now, until [`Volume::unpin`].
+    pub(crate) fn pin(&self) -> u64 {
+        let shared = &self.shared;
+        let mut state = shared.state();
+        state.number += 1;
+        let number = state.number;
+        state.pins.insert(number, shared.kept.load(Ordering::Acquire));
+        number
+    }
+
+    pub(crate) fn unpin(&self, number: u64) {
+        self.shared.state().pins.remove(&number);
+    }
+
+    /// It takes and gives nothing more from now on, and whoever waits gets an error. Returns at once.
+    pub fn close(&self, why: &str) {
+        self.shared.close(why);
+    }
+
+    /// Closes it and waits until its threads have ended: only then may it be opened anew.
+    pub fn end(&self, why: &str) {
+        self.close(why);
+        let threads = std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    /// Ends it, and makes the next opening short.
+    pub fn finish(&self) {
+        self.end("it was closed");
+        // Only a wish: without it the opening takes longer.
+        if let Err(error) = self.shared.last_checkpoint() {
+            tracing::warn!(%error, "can't write a last checkpoint");
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn base(&self) -> MutexGuard<'_, Base> {
+        self.base.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells threads and tasks how far everything is.
+    pub(crate) fn publish(&self, state: &mut State) {
+        state.told = state.progress.end;
+        self.progress.send_replace(state.progress);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn flush(&self) -> Result<(), VolumeError> {
+        let flushed = self.journal.flush().inspect_err(|e| self.fail_on_disk(e))?;
+        let mut state = self.state();
+        state.progress.durable = state.progress.durable.max(flushed.min(state.progress.end));
+        let done = state.settle();
+        self.publish(&mut state);
+        drop(state);
+        tell(done, Ok(()));
+        Ok(())
+    }
+
+    /// Has `done` called once the log is acknowledged up to `lsn`.
+    pub(crate) fn wait_for(&self, state: &mut State, lsn: u64, done: Done) {
+        state.number += 1;
+        let number = state.number;
+        state.waiters.insert((lsn, number), done);
+        state.progress.wanted = state.progress.wanted.max(lsn);
+        self.publish(state);
+    }
+
+    pub(crate) fn close(&self, why: &str) {
+        let mut state = self.state();
+        let done = state.close(why);
+        self.publish(&mut state);
+        drop(state);
+        tell(done, Err(rustix::io::Errno::IO));
+    }
+
+    /// What a disk did not do once it is not asked for again: what it has kept is unknown.
+    pub(crate) fn fail_on_disk(&self, error: &VolumeError) {
+        if matches!(error, VolumeError::Io { .. } | VolumeError::Damaged { .. } | VolumeError::Differs { .. }) {
+            tracing::error!(%error, "the volume is closed");
+            self.close(&error.to_string());
+        }
+    }
+
+    pub(crate) fn differs(&self, mark: Mark, errno: rustix::io::Errno) -> VolumeError {
+        VolumeError::Differs { place: self.medium.place(), lsn: mark.lsn, errno }
+    }
+
+    pub(crate) fn look_at_room(&self) -> Result<(), VolumeError> {
+        let room = self.medium.room().map_err(|source| VolumeError::Io {
+            action: "ask for the room on the disk of",
+            place: self.medium.place(),
+            source,
+        })?;
+        self.state().room = room;
+        Ok(())
+    }
+
+    /// Log from here on is kept.
+    pub(crate) fn keep(&self) -> u64 {
+        // What is pinned after this is at the checkpoint or later.
+        let state = self.state();
+        let pinned = state.pins.values().min().copied().unwrap_or(u64::MAX);
+        let retained = state.progress.end.saturating_sub(self.settings.retain);
+        self.kept.load(Ordering::Acquire).min(retained).min(pinned)
+    }
+}
+
+pub(crate) fn tell(done: Vec<Done>, outcome: Result<(), rustix::io::Errno>) {
+    for done in done {
+        done(outcome);
+    }
+}
+
+/// The file whose content an operation changes.
+pub(crate) fn content_of(op: &Op<'_>) -> Option<Ino> {
+    match op {
+        Op::Write { ino, .. } | Op::Resize { ino, .. } | Op::Clear { ino, .. } => Some(*ino),
+        _ => None,
+    }
+}
+
+fn follow_lineage(lineage: &mut Lineage, op: &Op<'_>, span: Span) -> Result<(), VolumeError> {
+    match op {
+        Op::Epoch { epoch } if !lineage.begin(*epoch, span.from) => {
+            Err(VolumeError::Strange("an epoch that is not newer than the one before"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Content of files that are not in the checkpoint: what the log says of them is done again.
+fn remove_strays(medium: &dyn Medium, tree: &Tree) -> Result<(), VolumeError> {
+    let failed = |source| VolumeError::Io { action: "look over", place: medium.place(), source };
+    for number in medium.list(Folder::Objects).map_err(failed)? {
+        if tree.size(Ino(number)).is_none() {
+            medium.remove(Part::Object(Ino(number))).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
