@@ -88,6 +88,12 @@ impl Inode {
         }
     }
 
+    /// Whether it is an ordinary file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        matches!(self.what, What::File { .. })
+    }
+
     /// Whether it is a directory.
     #[must_use]
     pub fn is_directory(&self) -> bool {

@@ -1,0 +1,115 @@
+//! Content and attributes change.
+
+use std::borrow::Cow;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::{Growth, Ino, Op, Stamp, Store};
+
+use super::attr::{now, tamed};
+use super::served::Served;
+
+/// Attributes that are to change: what is `None` stays.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub(super) mode: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) size: Option<u64>,
+    pub(super) atime: Option<Stamp>,
+    pub(super) mtime: Option<Stamp>,
+    pub(super) ctime: Stamp,
+}
+
+/// Set on files whose programs run with more than their user's rights.
+const CAPABILITIES: &[u8] = b"security.capability";
+
+impl<S: Store> Served<S> {
+    /// Changes attributes; `tame`: who asks may not leave a file that he changes with a set-user bit.
+    pub(super) fn set(&self, ino: Ino, mut change: Change, tame: bool) -> Result<(), Errno> {
+        if let Some(size) = change.size {
+            if tame {
+                self.tame(ino)?;
+            }
+            let at = change.mtime.unwrap_or(change.ctime);
+            self.store.change(|_| Ok((Op::Resize { ino, size, at }, ())))?;
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            self.tame(ino)?;
+        }
+        // Nothing is logged that changes nothing.
+        let differs = self.store.look(|tree| {
+            let inode = tree.get(ino).ok_or(Errno::NOENT)?;
+            let mut differs = change.ctime != inode.ctime;
+            for (new, old) in [(change.mode, inode.mode), (change.uid, inode.uid), (change.gid, inode.gid)] {
+                differs |= new.is_some_and(|new| new != old);
+            }
+            for (new, old) in [(&mut change.atime, inode.atime), (&mut change.mtime, inode.mtime)] {
+                differs |= new.is_some_and(|new| new != old);
+            }
+            Ok(differs)
+        })?;
+        if !differs || (change.size.is_some() && change.is_only_size()) {
+            return Ok(());
+        }
+        let Change { mode, uid, gid, atime, mtime, ctime, .. } = change;
+        self.store.change(|_| Ok((Op::Attributes { ino, mode, uid, gid, atime, mtime, ctime }, ())))
+    }
+
+    pub(super) fn write_content(&self, ino: Ino, offset: u64, data: &[u8], tame: bool) -> Result<(), Errno> {
+        if tame {
+            self.tame(ino)?;
+        }
+        self.store.change(|_| Ok((Op::Write { ino, offset, data: Cow::Borrowed(data), at: now() }, ())))
+    }
+
+    pub(super) fn allocate(&self, ino: Ino, offset: u64, len: u64, mode: i32, tame: bool) -> Result<(), Errno> {
+        let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        let growth = if flags.contains(FallocateFlags::KEEP_SIZE) { Growth::Keeps } else { Growth::Grows };
+        let rest = flags.difference(FallocateFlags::KEEP_SIZE);
+        let clears = match (rest, growth) {
+            (rest, _) if rest.is_empty() => false,
+            (FallocateFlags::PUNCH_HOLE, Growth::Keeps) | (FallocateFlags::ZERO_RANGE, _) => true,
+            _ => return Err(Errno::OPNOTSUPP),
+        };
+        if tame {
+            self.tame(ino)?;
+        }
+        let at = now();
+        self.store.change(|_| {
+            let op = if clears {
+                Op::Clear { ino, offset, len, growth, at }
+            } else {
+                Op::Reserve { ino, offset, len, growth, at }
+            };
+            Ok((op, ()))
+        })
+    }
+
+    /// Takes away what lets a program run with more rights than its user's.
+    fn tame(&self, ino: Ino) -> Result<(), Errno> {
+        let (mode, capabilities) = self.store.look(|tree| {
+            let inode = tree.get(ino).ok_or(Errno::NOENT)?;
+            Ok((tamed(inode), inode.xattrs.contains_key(CAPABILITIES)))
+        })?;
+        if mode.is_some() {
+            let ctime = now();
+            self.store.change(|_| {
+                Ok((Op::Attributes { ino, mode, uid: None, gid: None, atime: None, mtime: None, ctime }, ()))
+            })?;
+        }
+        if capabilities {
+            self.store.change(|_| Ok((Op::RemoveXattr { ino, name: CAPABILITIES.into(), at: now() }, ())))?;
+        }
+        Ok(())
+    }
+}
+
+impl Change {
+    /// Whether a new size, with the time that it brings, is all that changes.
+    fn is_only_size(&self) -> bool {
+        let attributes = self.mode.or(self.uid).or(self.gid).is_some();
+        !attributes && self.atime.is_none() && self.mtime.is_none_or(|mtime| mtime == self.ctime)
+    }
+}
