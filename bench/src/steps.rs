@@ -45,6 +45,7 @@ fn state() -> ClusterState {
             because: "the first".into(),
             prefer: None,
             accept_loss: false,
+            without: None,
             evidence: BTreeMap::new(),
         },
         Change::Elect {
@@ -87,6 +88,7 @@ fn heard(state: &ClusterState, now: Moment) -> BTreeMap<NodeName, Heard> {
                 yielded: None,
                 needs: None,
                 standbys: if n == 1 { standbys.clone() } else { BTreeMap::new() },
+                reaches: BTreeSet::new(),
             };
             (name(n), Heard { report, at: now })
         })
@@ -107,6 +109,7 @@ pub(crate) fn run(results: &mut Results) -> Result<()> {
             because: "the primary is silent".into(),
             prefer: None,
             accept_loss: false,
+            without: None,
             evidence: BTreeMap::new(),
         },
     });

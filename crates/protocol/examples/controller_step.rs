@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p trine-protocol --example controller_step`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -78,6 +78,7 @@ fn vacant(names: &[NodeName]) -> Result<ClusterState, String> {
         because: "a measurement".to_owned(),
         prefer: None,
         accept_loss: false,
+        without: None,
         evidence: BTreeMap::new(),
     };
     apply(&mut state, seed, begin)?;
@@ -126,6 +127,7 @@ fn heard(names: &[NodeName], state: &ClusterState, down: bool) -> BTreeMap<NodeN
             yielded: None,
             needs: None,
             standbys: names.iter().map(|n| (n.clone(), position)).collect(),
+            reaches: BTreeSet::new(),
         };
         (name.clone(), Heard { report, at: NOW })
     };

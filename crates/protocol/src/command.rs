@@ -61,6 +61,10 @@ pub enum Change {
         prefer: Option<NodeName>,
         /// A person accepts that acknowledged data may be lost.
         accept_loss: bool,
+        /// Whose copy is left out of the election, whatever it has: the primary that nobody can take the log from. What
+        /// the others have must be safe without it.
+        #[serde(default)]
+        without: Option<NodeName>,
         /// On what.
         evidence: Evidence,
     },

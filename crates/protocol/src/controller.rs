@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::command::{Change, Durability, Evidence, Wish};
-use crate::election::{Verdict, elect, rule_for};
+use crate::election::{Verdict, elect, elect_without, rule_for};
 use crate::report::{Copy, Database, Repair, Report};
+use crate::stall::Stall;
 use crate::state::{ClusterState, Held, Reign};
 use crate::{Epoch, Moment, NodeName};
 
@@ -39,6 +40,10 @@ const REBUILD_PATIENCE: Duration = Duration::from_secs(30);
 /// A switchover that has not stopped the primary after this is given up.
 const SWITCHOVER_PATIENCE: Duration = Duration::from_secs(15);
 
+/// An election that leaves a node out and can't be held without it is given up when one that counts it could have been held
+/// for so long: a seal takes some 0.1 s, and the others began theirs at the same time.
+const LEFT_OUT: Duration = Duration::from_secs(2);
+
 /// A report and when it came.
 #[derive(Clone, Debug)]
 pub struct Heard {
@@ -59,6 +64,9 @@ pub struct Controller {
     closed: Option<(Epoch, Moment)>,
     /// The rebuild that was asked for of a node that is not heard, and since when.
     unheard: Option<(u64, Moment)>,
+    /// An election has been possible for so long but for the node that is left out.
+    left_out: Option<(Epoch, Moment)>,
+    stall: Stall,
 }
 
 impl Controller {
@@ -95,7 +103,19 @@ impl Controller {
             return Vec::new();
         }
         let since = remembered(&mut self.vacant, state.epoch, now);
-        match elect(state, fresh) {
+        let mut verdict = elect(state, fresh);
+        if let (Verdict::Wait(_), Reign::Vacant { without: Some(out), .. }) = (&verdict, &state.reign) {
+            verdict = elect_without(state, fresh, None);
+            if let Verdict::Elect { .. } = verdict {
+                let possible = remembered(&mut self.left_out, state.epoch, now);
+                if now.since(possible) < LEFT_OUT {
+                    return Vec::new();
+                }
+                let because = format!("no primary can be elected without {out}; all are counted");
+                return begin(state, state.epoch.next(), &because, None).into_iter().collect();
+            }
+        }
+        match verdict {
             Verdict::Elect { primary, rule, interim, position, evidence } => {
                 let safe_since = remembered(&mut self.safe, state.epoch, now);
                 let awaited = fresh.values().any(|r| is_about_to_seal(r, state.epoch));
@@ -127,6 +147,9 @@ impl Controller {
         }
         if let Some(handing_over) = self.hand_over(state, held, fresh, now) {
             return vec![handing_over];
+        }
+        if let Some(stalled) = self.stall.step(state, held, fresh, now) {
+            return vec![stalled];
         }
         let mut changes = Vec::new();
         if held.opened && state.alarms.contains_key(NO_PRIMARY) {
@@ -376,7 +399,7 @@ fn switchover_target(
     best.map(|(n, _)| n.clone()).ok_or_else(|| "no standby is streaming, allowed to lead and close enough".to_owned())
 }
 
-fn is_streaming(report: &Report, epoch: Epoch) -> bool {
+pub(crate) fn is_streaming(report: &Report, epoch: Epoch) -> bool {
     report.data == Copy::Complete
         && report.needs.is_none()
         && matches!(report.database, Database::Following { epoch: e, streaming: true } if e == epoch)
@@ -401,6 +424,7 @@ fn begin(state: &ClusterState, epoch: Epoch, because: &str, prefer: Option<NodeN
         because: because.to_owned(),
         prefer,
         accept_loss: false,
+        without: None,
         evidence: Evidence::new(),
     })
 }
@@ -413,14 +437,15 @@ fn asked_failover(state: &ClusterState, fresh: &BTreeMap<NodeName, &Report>) -> 
         because: "an operator asks for a failover".to_owned(),
         prefer: to.clone(),
         accept_loss: *accept_loss,
+        without: None,
         evidence: evidence_of(fresh),
     })
 }
 
 fn with_evidence(change: Change, new: Evidence) -> Change {
     match change {
-        Change::BeginEpoch { from, epoch, because, prefer, accept_loss, .. } => {
-            Change::BeginEpoch { from, epoch, because, prefer, accept_loss, evidence: new }
+        Change::BeginEpoch { from, epoch, because, prefer, accept_loss, without, .. } => {
+            Change::BeginEpoch { from, epoch, because, prefer, accept_loss, without, evidence: new }
         }
         other => other,
     }
@@ -439,7 +464,7 @@ fn alarm(state: &ClusterState, alarm: &str, text: String) -> Vec<Change> {
 }
 
 /// Since when this has been so for this epoch (or wish), as far as this controller has seen.
-fn remembered<T: PartialEq>(slot: &mut Option<(T, Moment)>, what: T, now: Moment) -> Moment {
+pub(crate) fn remembered<T: PartialEq>(slot: &mut Option<(T, Moment)>, what: T, now: Moment) -> Moment {
     match slot {
         Some((of, since)) if *of == what => *since,
         _ => {

@@ -30,8 +30,24 @@ pub enum Verdict {
 ///
 /// A report counts only when its seal is of this very epoch: its position was read after the promise was on disk and
 /// replication from older epochs was cut, and the leases it granted are over.
+///
+/// Of a node that the state leaves out only the promise counts: then the others must be safe without its copy, able to lead,
+/// and enough for the first rule to be met without it (its copy may have to be rewound, which no rule may name it for).
 #[must_use]
 pub fn elect(state: &ClusterState, reports: &BTreeMap<NodeName, &Report>) -> Verdict {
+    let without = match &state.reign {
+        Reign::Vacant { without, .. } => without.as_ref(),
+        Reign::Held(_) => None,
+    };
+    elect_without(state, reports, without)
+}
+
+/// The same, whoever the state leaves out.
+pub(crate) fn elect_without(
+    state: &ClusterState,
+    reports: &BTreeMap<NodeName, &Report>,
+    without: Option<&NodeName>,
+) -> Verdict {
     let Reign::Vacant { prefer, accept_loss, .. } = &state.reign else {
         return Verdict::Wait(vec!["the epoch has a primary".to_owned()]);
     };
@@ -42,7 +58,8 @@ pub fn elect(state: &ClusterState, reports: &BTreeMap<NodeName, &Report>) -> Ver
         missing.push(format!("{promised} of {} voters have sealed and seen out their leases", state.majority()));
     }
 
-    let sealed = sealed_positions(state, reports);
+    let mut sealed = sealed_positions(state, reports);
+    sealed.retain(|n, _| Some(n) != without);
     let names: BTreeSet<NodeName> = sealed.keys().cloned().collect();
     for rule in state.rules_in_force() {
         if !rule.is_safe(&names) && !accept_loss {
@@ -70,21 +87,32 @@ pub fn elect(state: &ClusterState, reports: &BTreeMap<NodeName, &Report>) -> Ver
     let Some(primary) = best.cloned() else { return Verdict::Wait(missing) };
     let may_lead = |n: &NodeName| state.members.get(n).is_some_and(|m| m.priority > 0);
     let interim = !may_lead(&primary);
+    if let Some(out) = without.filter(|_| interim) {
+        missing
+            .push(format!("{primary} has the most but for {out}, which is left out, and must not lead (priority 0)"));
+    }
     // The other may have no copy yet: then it gets one from the interim primary, and leads after that.
     if interim && !reports.keys().any(may_lead) {
         missing.push(format!("{primary} has the data but must not lead (priority 0), and no other node is there"));
+    }
+    let votes = |n: &NodeName| state.members.get(n).is_some_and(|m| m.voter);
+    let standbys: BTreeSet<NodeName> = names.iter().filter(|n| **n != primary && votes(n)).cloned().collect();
+    if let Some(out) = without.filter(|_| standbys.len() < state.settings.acks) {
+        let (few, acks) = (standbys.len(), state.settings.acks);
+        missing.push(format!("{primary} would have {few} standbys without {out}, and {acks} must have a commit"));
     }
     if !missing.is_empty() {
         return Verdict::Wait(missing);
     }
 
-    let votes = |n: &NodeName| state.members.get(n).is_some_and(|m| m.voter);
-    let standbys: BTreeSet<NodeName> = names.iter().filter(|n| **n != primary && votes(n)).cloned().collect();
     let rule = rule_for(state, primary.clone(), standbys);
     let mut evidence: Evidence = sealed.iter().map(|(n, p)| (format!("position of {n}"), p.to_string())).collect();
     evidence.insert("sealed voters".to_owned(), promised.to_string());
     for rule in &state.guarding {
         evidence.insert(format!("safe under the rule of {}", rule.primary), rule.to_string());
+    }
+    if let Some(out) = without {
+        evidence.insert("left out".to_owned(), out.to_string());
     }
     Verdict::Elect { primary, rule, interim, position: furthest, evidence }
 }

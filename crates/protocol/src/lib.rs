@@ -11,6 +11,7 @@ mod ids;
 mod lease;
 mod mandate;
 mod report;
+mod stall;
 mod state;
 mod sync;
 mod time;

@@ -1,6 +1,6 @@
 //! What a node says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ pub struct Report {
     pub needs: Option<Repair>,
     /// On a primary: how far each standby that is connected has it durably.
     pub standbys: BTreeMap<NodeName, Position>,
+    /// On a standby that follows and does not stream: the members to whose databases it got a connection just now.
+    #[serde(default)]
+    pub reaches: BTreeSet<NodeName>,
 }
 
 /// A node's copy of the data.

@@ -91,6 +91,9 @@ pub enum Reign {
         prefer: Option<NodeName>,
         /// A person accepts that acknowledged data may be lost.
         accept_loss: bool,
+        /// Whose copy is left out of the election: what the others have must be safe without it.
+        #[serde(default)]
+        without: Option<NodeName>,
     },
     /// A primary.
     Held(Held),
@@ -98,7 +101,7 @@ pub enum Reign {
 
 impl Default for Reign {
     fn default() -> Self {
-        Self::Vacant { because: "the cluster is new".to_owned(), prefer: None, accept_loss: false }
+        Self::Vacant { because: "the cluster is new".to_owned(), prefer: None, accept_loss: false, without: None }
     }
 }
 
@@ -240,7 +243,7 @@ impl ClusterState {
                 }
                 story(EventKind::ConfigurationChange, format!("{node} has its vote back"))
             }
-            Change::BeginEpoch { from, epoch, because, prefer, accept_loss, evidence } => {
+            Change::BeginEpoch { from, epoch, because, prefer, accept_loss, without, evidence } => {
                 if *from != self.epoch || epoch <= from {
                     return Err(format!("epoch {} is in force, not {from}", self.epoch));
                 }
@@ -254,8 +257,12 @@ impl ClusterState {
                     // This epoch is what was asked for, or has overtaken it.
                     self.wish = None;
                 }
-                self.reign =
-                    Reign::Vacant { because: because.clone(), prefer: prefer.clone(), accept_loss: *accept_loss };
+                self.reign = Reign::Vacant {
+                    because: because.clone(),
+                    prefer: prefer.clone(),
+                    accept_loss: *accept_loss,
+                    without: without.clone(),
+                };
                 with(EventKind::Failover, format!("epoch {epoch} begins: {because}"), evidence)
             }
             Change::Elect { epoch, primary, rule, interim, position, evidence } => {
@@ -385,7 +392,8 @@ impl ClusterState {
         self.epoch = Epoch(self.epoch.0 + 100);
         self.wish = None;
         let because = "the majority of the voters is given up by an operator".to_owned();
-        self.reign = Reign::Vacant { because: because.clone(), prefer: Some(by.clone()), accept_loss: true };
+        self.reign =
+            Reign::Vacant { because: because.clone(), prefer: Some(by.clone()), accept_loss: true, without: None };
         story(EventKind::Failover, format!("epoch {} begins: {because}", self.epoch))
     }
 

@@ -43,6 +43,7 @@ fn begin(state: &ClusterState) -> Change {
         because: "a test".to_owned(),
         prefer: None,
         accept_loss: false,
+        without: None,
         evidence: BTreeMap::new(),
     }
 }
@@ -112,6 +113,7 @@ fn report(state: &ClusterState, database: Database) -> Report {
         yielded: None,
         needs: None,
         standbys,
+        reaches: BTreeSet::new(),
     }
 }
 
@@ -505,8 +507,84 @@ fn a_state_of_before_a_change_can_still_be_read() {
     text.as_object_mut().unwrap().remove("electorate");
     text["reign"]["Held"].as_object_mut().unwrap().remove("changes");
     let old: ClusterState = serde_json::from_value(text).unwrap();
+    let mut text = serde_json::to_value(&new_cluster()).unwrap();
+    text["reign"]["Vacant"].as_object_mut().unwrap().remove("without");
+    let _: ClusterState = serde_json::from_value(text).unwrap();
+    let mut text = serde_json::to_value(&reports(&state)[&name(2)]).unwrap();
+    text.as_object_mut().unwrap().remove("reaches");
+    let _: Report = serde_json::from_value(text).unwrap();
     assert_eq!(old.voters().cloned().collect::<BTreeSet<_>>(), names(&[1, 2, 3]));
     assert_eq!(old.majority(), 2);
+}
+
+/// Its promise counts, its copy does not: neither to be elected nor to prove anything.
+#[test]
+fn a_node_is_left_out_where_the_others_are_safe_and_enough() {
+    let vacant = |rule: SyncRule| {
+        let mut state = open_cluster();
+        if rule != *state.held().unwrap().target() {
+            let (change, epoch) = (to_become(&state, rule.clone()), state.epoch);
+            accepted(&mut state, change);
+            accepted(&mut state, Change::RuleRuns { epoch, rule, number: 1 });
+        }
+        let Change::BeginEpoch { from, epoch, because, prefer, accept_loss, evidence, .. } = begin(&state) else {
+            panic!("it begins")
+        };
+        let without = Some(name(1));
+        let begun = Change::BeginEpoch { from, epoch, because, prefer, accept_loss, without, evidence };
+        accepted(&mut state, begun);
+        let mut all = reports(&state);
+        all.get_mut(&name(1)).unwrap().seal.as_mut().unwrap().position = Some(Position { epoch: Epoch(1), offset: 99 });
+        (state, all)
+    };
+    let (state, mut all) = vacant(rule(1, &[2, 3]));
+    let Verdict::Elect { primary, rule: first, evidence, .. } = verdict(&state, &all) else { panic!("it is safe") };
+    assert_eq!((primary, first, evidence["left out"].as_str()), (name(2), rule(2, &[3]), "n1"));
+    let waits = |state: &ClusterState, all: &BTreeMap<_, _>, why: &str| match verdict(state, all) {
+        Verdict::Wait(missing) => assert!(missing.iter().any(|m| m.contains(why)), "{missing:?}"),
+        elected => panic!("{elected:?}"),
+    };
+    all.remove(&name(2));
+    waits(&state, &all, "acknowledged by n1 and 1 of its standbys may be only on n1, n2");
+    let (state, mut all) = vacant(rule(1, &[2]));
+    all.remove(&name(3));
+    waits(&state, &all, "n2 would have 0 standbys without n1");
+    let (mut state, mut all) = vacant(rule(1, &[2, 3]));
+    all.get_mut(&name(2)).unwrap().seal.as_mut().unwrap().position = Some(Position { epoch: Epoch(1), offset: 50 });
+    state.members.get_mut(&name(2)).unwrap().priority = 0;
+    waits(&state, &all, "n2 has the most but for n1");
+}
+
+#[test]
+fn a_failover_from_a_primary_that_nobody_reaches_says_on_what() {
+    let state = open_cluster();
+    let mut all = reports(&state);
+    for (standby, reaches) in [(2, vec![]), (3, vec![2])] {
+        let report = all.get_mut(&name(standby)).unwrap();
+        report.database = Database::Following { epoch: state.epoch, streaming: false };
+        report.reaches = names(&reaches);
+    }
+    let mut controller = Controller::default();
+    let begun = |changes: Vec<Change>| changes.into_iter().find(|c| matches!(c, Change::BeginEpoch { .. }));
+    assert_eq!(begun(step(&mut controller, &state, &all, at(0))), None);
+    let mut spoilt = all.clone();
+    spoilt.get_mut(&name(3)).unwrap().reaches = names(&[1, 2]);
+    assert_eq!(begun(step(&mut controller, &state, &spoilt, at(2100))), None, "it is not the network");
+    let Some(Change::BeginEpoch { because, prefer, without, evidence, .. }) =
+        begun(step(&mut controller, &state, &all, at(2100)))
+    else {
+        panic!("it begins")
+    };
+    assert_eq!(because, "n2, n3 do not stream from n1 for 2.1 s; n3 reaches n2, and not n1");
+    assert_eq!((prefer, without), (Some(name(2)), Some(name(1))));
+    assert_eq!(evidence["report of n3"], "follows epoch 1, not connected, reaches n2");
+    // A stream that was back for a moment begins the time anew.
+    let mut controller = Controller::default();
+    assert_eq!(begun(step(&mut controller, &state, &all, at(0))), None);
+    assert_eq!(begun(step(&mut controller, &state, &reports(&state), at(1000))), None);
+    assert_eq!(begun(step(&mut controller, &state, &all, at(2000))), None);
+    assert_eq!(begun(step(&mut controller, &state, &all, at(3999))), None);
+    assert!(begun(step(&mut controller, &state, &all, at(4000))).is_some());
 }
 
 /// The primary no longer sends to it, while it still takes itself for streaming.

@@ -1,6 +1,6 @@
 //! The replicated state as one sequence of commands, and what its controller may propose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -236,7 +236,15 @@ impl Cluster {
 }
 
 fn begin_epoch(from: Epoch, epoch: Epoch, accept_loss: bool, prefer: Option<NodeName>) -> Change {
-    Change::BeginEpoch { from, epoch, because: String::new(), prefer, accept_loss, evidence: Evidence::new() }
+    Change::BeginEpoch {
+        from,
+        epoch,
+        because: String::new(),
+        prefer,
+        accept_loss,
+        without: None,
+        evidence: Evidence::new(),
+    }
 }
 
 fn elect_primary(epoch: Epoch, primary: NodeName, rule: SyncRule, position: Position) -> Change {
@@ -268,5 +276,6 @@ fn report_of(told: Told) -> Report {
         yielded: None,
         needs: None,
         standbys: BTreeMap::new(),
+        reaches: BTreeSet::new(),
     }
 }

@@ -149,6 +149,7 @@ impl Cluster {
             yielded: agent.yielded.filter(|_| node.db == Db::Stopped).map(|epoch| Epoch(epoch.into())),
             needs: agent.needs.or(agent.work.map(|w| w.repair)),
             standbys: self.followers(s, i),
+            reaches: BTreeSet::new(),
         })
     }
 

@@ -50,7 +50,17 @@ impl World {
                 self.cut.insert((n(i), n(j)));
             }
             Action::Isolate(i) => self.isolate(n(i)),
-            Action::Mend => self.cut.clear(),
+            Action::UnreachPrimary => {
+                let primary = self.primary();
+                self.unreached.extend(primary);
+            }
+            Action::Unreach(i) => {
+                self.unreached.insert(n(i));
+            }
+            Action::Mend => {
+                self.cut.clear();
+                self.unreached.clear();
+            }
             Action::LoseData(i) => self.lose_data(n(i), 0),
             Action::TearData(i) => self.lose_data(n(i), self.nodes[n(i)].log.len() / 2),
             Action::Wipe(i) => self.wipe(n(i)),

@@ -331,7 +331,7 @@ impl World {
             Db::Following { epoch: e, .. } if *e != epoch => self.nodes[i].db = Db::Sealed,
             _ => {
                 let upstream = match &self.nodes[p].db {
-                    Db::Primary(prime) if prime.epoch == epoch && self.linked(i, p) => Some(self.nodes[p].flushed),
+                    Db::Primary(prime) if prime.epoch == epoch && self.reached(p, i) => Some(self.nodes[p].flushed),
                     _ => None,
                 };
                 match (repair, upstream) {

@@ -82,7 +82,7 @@ impl World {
             Db::Sealed => Database::Sealed,
             Db::Following { epoch, primary } => {
                 let there = matches!(&self.nodes[*primary].db, Db::Primary(p) if p.epoch == *epoch);
-                Database::Following { epoch: *epoch, streaming: there && self.linked(i, *primary) }
+                Database::Following { epoch: *epoch, streaming: there && self.reached(*primary, i) }
             }
             Db::Primary(p) => Database::Primary { epoch: p.epoch },
         };
@@ -100,6 +100,7 @@ impl World {
             yielded: agent.yielded.filter(|_| matches!(node.db, Db::Stopped)),
             needs: needs(agent),
             standbys: self.senders(i),
+            reaches: self.reaches(i),
         })
     }
 
@@ -108,10 +109,21 @@ impl World {
         let Db::Primary(p) = &self.nodes[i].db else { return std::collections::BTreeMap::new() };
         let follows = |n: &usize| {
             matches!(&self.nodes[*n].db, Db::Following { epoch, primary } if *primary == i && *epoch == p.epoch)
-                && self.linked(*n, i)
+                && self.reached(i, *n)
         };
         let all = (0..self.nodes.len()).filter(follows);
         all.map(|n| (self.nodes[n].name.clone(), position_of(&self.nodes[n].log))).collect()
+    }
+
+    /// To whose databases a standby that follows and does not stream gets a connection.
+    fn reaches(&self, i: usize) -> std::collections::BTreeSet<trine_protocol::NodeName> {
+        let Db::Following { epoch, primary } = &self.nodes[i].db else { return std::collections::BTreeSet::new() };
+        let there = matches!(&self.nodes[*primary].db, Db::Primary(p) if p.epoch == *epoch);
+        if there && self.reached(*primary, i) {
+            return std::collections::BTreeSet::new();
+        }
+        let runs = |k: &usize| *k != i && self.nodes[*k].db != Db::Stopped && self.reached(*k, i);
+        (0..self.nodes.len()).filter(runs).map(|k| self.nodes[k].name.clone()).collect()
     }
 
     pub(super) fn tell(&mut self, from: usize, to: usize) {
@@ -127,7 +139,9 @@ impl World {
         if let Db::Following { epoch, primary } = &node.db {
             let length = if before_flush { node.log.len() } else { node.flushed };
             let ack = Message::Ack { from: i, to: *primary, epoch: *epoch, length };
-            self.send(ack);
+            if self.reached(*primary, i) {
+                self.send(ack);
+            }
         }
     }
 
@@ -135,7 +149,7 @@ impl World {
     pub(super) fn replicate(&mut self, i: usize, count: usize) {
         let Db::Following { epoch, primary } = self.nodes[i].db else { return };
         let Db::Primary(prime) = &self.nodes[primary].db else { return };
-        if prime.epoch != epoch || !self.linked(i, primary) {
+        if prime.epoch != epoch || !self.reached(primary, i) {
             return;
         }
         let (have, upto) = (self.nodes[i].log.len(), self.nodes[primary].flushed);

@@ -32,6 +32,8 @@ pub(crate) struct World {
     held_up: Vec<Message>,
     /// Links that are cut, by direction.
     cut: BTreeSet<(usize, usize)>,
+    /// Databases that can't be reached from elsewhere; their agents can.
+    unreached: BTreeSet<usize>,
     /// Agents that stand still.
     frozen: BTreeSet<usize>,
     next_entry: u32,
@@ -92,6 +94,7 @@ impl World {
             messages: Vec::new(),
             held_up: Vec::new(),
             cut: BTreeSet::new(),
+            unreached: BTreeSet::new(),
             frozen: BTreeSet::new(),
             next_entry: 0,
             committed: Vec::new(),
@@ -119,6 +122,18 @@ impl World {
         self.nodes[i].clock.at(self.t)
     }
 
+    /// The replicated state.
+    #[allow(dead_code, reason = "each of the tests uses its part of the world")]
+    pub(crate) fn state(&self) -> &ClusterState {
+        self.latest()
+    }
+
+    /// How many entries were acknowledged, or may have been seen.
+    #[allow(dead_code, reason = "each of the tests uses its part of the world")]
+    pub(crate) fn told(&self) -> usize {
+        self.committed.len()
+    }
+
     /// What this node has applied of the replicated state.
     fn view(&self, i: usize) -> Option<&ClusterState> {
         let node = &self.nodes[i];
@@ -132,6 +147,11 @@ impl World {
 
     fn linked(&self, a: usize, b: usize) -> bool {
         a == b || !(self.cut.contains(&(a, b)) || self.cut.contains(&(b, a)))
+    }
+
+    /// Can `i` take the log, or the data, of `from`?
+    fn reached(&self, from: usize, i: usize) -> bool {
+        self.linked(i, from) && (i == from || !self.unreached.contains(&from))
     }
 
     /// Does its agent do anything?
@@ -213,6 +233,7 @@ impl World {
     /// there, and clients' writes must be acknowledged.
     pub(crate) fn recovers(&mut self, away: &BTreeSet<usize>) -> Result<(), String> {
         self.cut.clear();
+        self.unreached.clear();
         self.frozen.clear();
         for i in 0..self.nodes.len() {
             if away.contains(&i) {

@@ -236,6 +236,10 @@ pub(crate) enum Action {
     Cut(u8, u8),
     Isolate(u8),
     Mend,
+    /// No other node gets a connection to the primary's database; all agents reach each other.
+    UnreachPrimary,
+    /// Or to this one's.
+    Unreach(u8),
     LoseData(u8),
     /// Half of its log is lost.
     TearData(u8),
@@ -305,6 +309,8 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         2 => (n.clone(), n.clone()).prop_map(|(n, k)| Action::Cut(n, k)),
         2 => n.clone().prop_map(Action::Isolate),
         4 => Just(Action::Mend),
+        3 => Just(Action::UnreachPrimary),
+        1 => n.clone().prop_map(Action::Unreach),
         1 => n.clone().prop_map(Action::LoseData),
         1 => n.clone().prop_map(Action::TearData),
         1 => n.clone().prop_map(Action::Wipe),
