@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use trine_tests::cluster::{CLIENT, PEER_PORT};
+use trine_tests::cluster::{CLIENT, DATABASE_PORT, PEER_PORT};
 use trine_tests::namespace::Switch;
+use trine_tests::scenario::wait_event;
 use trine_tests::{Options, Scenario, WriterOptions, scenario};
 
 /// A fault of the primary's network that leaves it no majority: its clients elsewhere get a new one, and what is still
@@ -68,6 +69,29 @@ fn primary_mute() {
 #[test]
 fn primary_cut_off_with_its_walsenders_alive() {
     primary_loses_its_network("live-walsender", |switch, primary| switch.cut_port(primary, PEER_PORT));
+}
+
+/// The agents reach each other, so the primary's lease is renewed; its standbys' databases don't reach its own, so nothing is
+/// acknowledged. It has written what nobody else has, and is not elected for it.
+#[test]
+fn primary_whose_log_nobody_can_take() {
+    scenario("replication-cut", &Options::network(), |s| {
+        let status = s.cluster.wait_healthy()?;
+        let primary = status.primary.clone().expect("a healthy cluster has a primary");
+        let writer = s.writer()?;
+        writer.wait_acked(20)?;
+        s.cluster.switch().cut_port(&primary, DATABASE_PORT)?;
+        let next = s.cluster.wait_new_primary(status.epoch)?;
+        ensure!(next.primary.as_deref() != Some(&primary), "{primary} leads again, and nobody can take its log");
+        ensure!(next.epoch == status.epoch + 1, "epoch {} led to {}", status.epoch, next.epoch);
+        writer.wait_acked(100)?;
+        let because = wait_event(&s.cluster, &[&format!("not stream from {primary}")], Duration::from_secs(5))?;
+        println!("replication-cut: {because}");
+        s.cluster.switch().heal()?;
+        let healed = s.cluster.wait_healthy()?;
+        ensure!(healed.epoch == next.epoch, "the cut's end ended epoch {}", next.epoch);
+        writer.wait_acked(100)
+    });
 }
 
 /// Losing sight of one standby is no reason to leave the primary, whoever leads the consensus.

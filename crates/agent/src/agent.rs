@@ -1,6 +1,6 @@
 //! Starts a node's tasks, and ends them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -29,6 +29,7 @@ use crate::keeper::keep_database;
 use crate::lease::{keep_fence, keep_lease, release};
 use crate::node::{Doing, Node};
 use crate::probe::keep_probing;
+use crate::reach::keep_reaching;
 use crate::reporter::{keep_looking, keep_reporting};
 use crate::routes::{Routes, keep_routes};
 use crate::service::NodeService;
@@ -151,6 +152,7 @@ pub async fn start(
         leases: watch::channel(None).0,
         seen: watch::channel(Inspection::of(DataCopy::Missing, Process::Stopped)).0,
         streamed: watch::channel(None).0,
+        reaches: watch::channel(BTreeSet::new()).0,
         doing: watch::channel(Doing::default()).0,
         digest: watch::channel(Digest::default()).0,
         known: Mutex::default(),
@@ -183,6 +185,7 @@ pub async fn start(
     task("lease", Box::pin(keep_lease(node.clone())));
     task("keeper", Box::pin(keep_database(node.clone())));
     task("looking", Box::pin(keep_looking(node.clone())));
+    task("reaching", Box::pin(keep_reaching(node.clone())));
     task("reporting", Box::pin(keep_reporting(node.clone())));
     task("controller", Box::pin(keep_controlling(node.clone())));
     task("routes", Box::pin(keep_routes(node.clone())));

@@ -29,6 +29,7 @@ mod lease;
 mod loss;
 mod node;
 mod probe;
+mod reach;
 mod reporter;
 mod routes;
 mod seed;

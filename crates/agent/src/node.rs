@@ -1,5 +1,6 @@
 //! What the tasks of one agent share.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -49,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) seen: watch::Sender<Inspection>,
     /// When the database was last seen to stream; not since it was a primary.
     pub(crate) streamed: watch::Sender<Option<Moment>>,
+    /// The nodes whose databases its own reaches; asked while it follows and does not stream.
+    pub(crate) reaches: watch::Sender<BTreeSet<NodeName>>,
     /// What the keeper has come to.
     pub(crate) doing: watch::Sender<Doing>,
     /// What the controller last told of all nodes.

@@ -142,6 +142,7 @@ pub(crate) fn account(node: &Node) -> Account {
         yielded: doing.yielded.filter(|_| seen.process == Process::Stopped),
         needs: doing.needs,
         standbys: standbys(&seen, state.epoch),
+        reaches: node.reaches.borrow().clone(),
     };
     let status = status(node, &seen, &doing, &report);
     Account { report, status, readable }
@@ -150,6 +151,12 @@ pub(crate) fn account(node: &Node) -> Account {
 fn standbys(seen: &Inspection, epoch: Epoch) -> BTreeMap<trine_protocol::NodeName, Position> {
     let position = |offset| Position { epoch, offset };
     seen.standbys.iter().filter_map(|(n, s)| Some((n.clone(), position(s.flushed?)))).collect()
+}
+
+/// What the database of this node does.
+pub(crate) fn present(node: &Node) -> Database {
+    let (seen, doing) = (node.seen.borrow().clone(), node.doing.borrow().clone());
+    database(node, &seen, &doing)
 }
 
 fn database(node: &Node, seen: &Inspection, doing: &Doing) -> Database {

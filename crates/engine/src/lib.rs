@@ -171,6 +171,13 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// It takes none now.
     async fn connect(&self) -> std::io::Result<BoxStream>;
+
+    /// Does a connection to another node's database come about? Whether it would be let in is not asked. Takes as long as
+    /// the network does: the caller sets the deadline.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    async fn reach(&self, other: &Upstream) -> std::io::Result<()>;
 }
 
 /// Which cluster's data it is: equal in all copies that were ever made of each other (PostgreSQL: the system identifier).

@@ -29,7 +29,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use trine_platform::{BoxStream, Clock};
 use trine_protocol::{Epoch, Moment, NodeName, Position};
@@ -385,5 +385,9 @@ impl Engine for PostgresEngine {
 
     async fn connect(&self) -> std::io::Result<BoxStream> {
         Ok(Box::new(UnixStream::connect(self.client_socket()).await?))
+    }
+
+    async fn reach(&self, other: &Upstream) -> std::io::Result<()> {
+        TcpStream::connect(other.address).await.map(drop)
     }
 }
