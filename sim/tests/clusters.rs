@@ -38,24 +38,28 @@ fn a_seed_gives_one_run() {
     }
 }
 
-/// Runs a plan with a database that cheats, seed after seed, until that is noticed; and without the cheat, which must be
-/// well.
-fn noticed(cheat: Cheat, steps: &[Step]) {
-    const ENOUGH: u64 = 100;
-    let dir = tempfile::tempdir().unwrap();
-    let lab = lab(dir.path());
-    let plan = |seed, cheat| Plan {
+/// Three nodes that are all alike.
+fn plan(seed: u64, steps: &[Step]) -> Plan {
+    Plan {
         seed,
         nodes: 3,
         acks: 1,
         available: false,
         priorities: vec![100; 3],
         clocks: vec![(0, 0); 3],
-        sync: 60,
+        sync: 3,
         steps: steps.to_vec(),
-        cheat,
-    };
-    let run = |seed, cheat| -> Outcome { lab.run(&plan(seed, cheat)).unwrap() };
+        cheat: None,
+    }
+}
+
+/// Runs a plan with a database that cheats, seed after seed, until that is noticed; and without the cheat, which must be
+/// well.
+fn noticed(cheat: Cheat, steps: &[Step]) {
+    const ENOUGH: u64 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let lab = lab(dir.path());
+    let run = |seed, cheat| -> Outcome { lab.run(&Plan { sync: 60, cheat, ..plan(seed, steps) }).unwrap() };
     let found = (1..=ENOUGH).map(|seed| (seed, run(seed, Some(cheat)).failures)).find(|(_, f)| !f.is_empty());
     let Some((seed, failures)) = found else { panic!("nothing notices {cheat:?}") };
     println!("{cheat:?}: noticed with seed {seed}: {}", failures.join("; "));
@@ -64,6 +68,36 @@ fn noticed(cheat: Cheat, steps: &[Step]) {
 
 const fn step(at: u64, lasts: u64, fault: Fault) -> Step {
     Step { at, lasts, fault }
+}
+
+/// What becomes of a healthy cluster of three whose first node leads, if this happens to it.
+fn outcome(seed: u64, steps: &[Step]) -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    lab(dir.path()).run(&plan(seed, steps)).unwrap()
+}
+
+/// Writes go on at another node while the cut lasts, and it is one failover.
+#[test]
+fn a_primary_whose_log_nobody_can_take_is_replaced_once() {
+    for seed in 1..=10 {
+        let quiet = outcome(seed, &[step(500, 20_000, Fault::WallClock(Who::Node(2), 5))]);
+        let cut = outcome(seed, &[step(500, 20_000, Fault::ReplicationCut(Who::Primary))]);
+        assert_eq!(cut.failures, Vec::<String>::new(), "seed {seed}");
+        assert_eq!(cut.epoch, quiet.epoch + 1, "seed {seed}");
+        let (some, all) = (cut.acknowledged, quiet.acknowledged);
+        assert!(2 * some > all, "seed {seed}: {some} instead of {all} acknowledged");
+    }
+}
+
+/// Nobody could take any other's log either.
+#[test]
+fn where_no_database_reaches_another_nobody_is_replaced() {
+    for seed in 1..=10 {
+        let all = [0, 1, 2].map(|i| step(500, 30_000, Fault::ReplicationCut(Who::Node(i))));
+        let quiet = outcome(seed, &[step(500, 500, Fault::WallClock(Who::Node(2), 5))]);
+        let cut = outcome(seed, &all);
+        assert_eq!((cut.failures, cut.epoch), (Vec::new(), quiet.epoch), "seed {seed}");
+    }
 }
 
 /// The first node leads. Clients reach it, and no other node does.

@@ -462,4 +462,21 @@ impl Engine for SimEngine {
         tokio::spawn(session::serve(self.world.clone(), self.i, life, far));
         Ok(Box::new(near))
     }
+
+    async fn reach(&self, other: &Upstream) -> io::Result<()> {
+        self.takes(1, 5).await;
+        loop {
+            let reached = self.with(|w, i| {
+                let other = w.index(&other.node)?;
+                let linked = w.linked(i, other) && w.linked(other, i);
+                linked.then(|| w.machine(other).db.runs())
+            });
+            match reached {
+                Some(true) => return Ok(()),
+                Some(false) => return Err(io::ErrorKind::ConnectionRefused.into()),
+                // Nothing comes back.
+                None => sleep(LOOK).await,
+            }
+        }
+    }
 }

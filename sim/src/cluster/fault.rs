@@ -58,6 +58,8 @@ pub enum Fault {
     Mute(Who),
     /// No other agent is reached, nor does any reach this one; clients and the databases' streams do.
     AgentsCut(Who),
+    /// No database reaches this one's, nor does it reach any; agents and clients do.
+    ReplicationCut(Who),
     /// These two lose only each other.
     Pair(usize, usize),
     /// Nothing gets from the first to the second.
@@ -147,7 +149,7 @@ impl Plan {
         let available = rng.random_bool(0.15);
         // What a primary alone has is lost with it: whoever goes on alone accepts that.
         let mut wiped = available;
-        let steps = (0..rng.random_range(2..=9))
+        let mut steps: Vec<Step> = (0..rng.random_range(2..=9))
             .map(|_| {
                 at += if rng.random_bool(0.3) { rng.random_range(0..100) } else { rng.random_range(0..3000) };
                 let lasts = match rng.random_range(0..3) {
@@ -165,6 +167,8 @@ impl Plan {
                 Step { at, lasts, fault }
             })
             .collect();
+        steps.extend(replication_cut(seed, nodes));
+        steps.sort_by_key(|s| s.at);
         Self { seed, nodes, acks, available, priorities, clocks, sync, steps, cheat: None }
     }
 
@@ -177,6 +181,16 @@ impl Plan {
         };
         self.steps.iter().map(end).max().unwrap_or(0) + AFTER
     }
+}
+
+/// What some plans have besides, drawn on its own, so that the others are as they were before there was this fault. It has to
+/// last for some seconds to be more than a hiccup.
+fn replication_cut(seed: u64, nodes: usize) -> Option<Step> {
+    let rng = &mut StdRng::seed_from_u64(seed ^ 0x7265_706c);
+    let who = if rng.random_bool(0.8) { Who::Primary } else { Who::Node(rng.random_range(0..nodes)) };
+    let step =
+        Step { at: rng.random_range(0..8000), lasts: rng.random_range(500..14_000), fault: Fault::ReplicationCut(who) };
+    rng.random_bool(0.25).then_some(step)
 }
 
 fn draw(nodes: usize, rng: &mut StdRng) -> Fault {

@@ -27,7 +27,7 @@ impl Simulation<'_> {
         use Fault::{
             AgentFrozen, AgentKilled, AgentsCut, AllOff, DatabaseHangs, DatabaseKilled, Deaf, DiskFull, DiskHangs,
             DiskSlow, Failover, Isolated, Lossy, MachineFrozen, Mute, OneWay, Pair, Paused, PowerOff, Rebuild,
-            RefusesStart, SlowNetwork, SlowReplay, Switchover, WaitsCancelled, WallClock, Wiped,
+            RefusesStart, ReplicationCut, SlowNetwork, SlowReplay, Switchover, WaitsCancelled, WallClock, Wiped,
         };
         let i = match step.fault {
             PowerOff(who)
@@ -45,7 +45,9 @@ impl Simulation<'_> {
             | WallClock(who, _)
             | Isolated(who)
             | Deaf(who)
-            | Mute(who) => self.who(who),
+            | Mute(who)
+            | AgentsCut(who)
+            | ReplicationCut(who) => self.who(who),
             _ => 0,
         };
         let text = format!("FAULT for {} ms: {:?} (n{})", step.lasts, step.fault, i + 1);
@@ -86,8 +88,8 @@ impl Simulation<'_> {
             }
             Paused => self.ask(Request::Pause { reason: "a simulation".to_owned() }),
             AgentFrozen(_) | MachineFrozen(_) | DatabaseHangs(_) | DiskSlow(..) | DiskHangs(_) | DiskFull(_)
-            | SlowReplay(_) | Isolated(_) | Deaf(_) | Mute(_) | AgentsCut(_) | Pair(..) | OneWay(..)
-            | SlowNetwork(_) => {}
+            | SlowReplay(_) | Isolated(_) | Deaf(_) | Mute(_) | AgentsCut(_) | ReplicationCut(_) | Pair(..)
+            | OneWay(..) | SlowNetwork(_) => {}
         }
         self.active.push((now + step.lasts * MS, step, i));
         self.settle();
@@ -174,6 +176,8 @@ impl Simulation<'_> {
         let mut cut: BTreeSet<(usize, usize)> = BTreeSet::new();
         // Between the agents only.
         let mut apart: BTreeSet<(usize, usize)> = BTreeSet::new();
+        // Between the databases only.
+        let mut streams: BTreeSet<(usize, usize)> = BTreeSet::new();
         // Clients are behind the same cables as the other nodes.
         let all = 0..self.hosts.len();
         for (fault, i) in &faults {
@@ -184,6 +188,9 @@ impl Simulation<'_> {
                 Fault::Deaf(_) => cut.extend(all.clone().filter(|k| k != i).map(|k| (k, *i))),
                 Fault::Mute(_) => cut.extend(all.clone().filter(|k| k != i).map(|k| (*i, k))),
                 Fault::AgentsCut(_) => apart.extend((0..nodes).filter(|k| k != i).flat_map(|k| [(*i, k), (k, *i)])),
+                Fault::ReplicationCut(_) => {
+                    streams.extend((0..nodes).filter(|k| k != i).flat_map(|k| [(*i, k), (k, *i)]));
+                }
                 Fault::Pair(a, b) => cut.extend([(a, b), (b, a)]),
                 Fault::OneWay(a, b) => cut.extend([(a, b)]),
                 _ => {}
@@ -191,7 +198,7 @@ impl Simulation<'_> {
         }
         let host = |k: usize| self.hosts.get(k).copied();
         let wires = cut.iter().chain(&apart).filter_map(|(a, b)| Some((host(*a)?, host(*b)?))).collect();
-        world.cut = cut.into_iter().filter(|(a, b)| *a < nodes && *b < nodes).collect();
+        world.cut = cut.into_iter().chain(streams).filter(|(a, b)| *a < nodes && *b < nodes).collect();
         let slowest = faults.iter().filter_map(|(f, _)| match f {
             Fault::SlowNetwork(ms) => Some(*ms),
             _ => None,
