@@ -1,6 +1,7 @@
 //! A primary whose standbys can't take its log, while all agents reach each other: its lease is renewed, so it is not
 //! suspected, and its commits wait. Is there a node whose log the others could take?
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -106,14 +107,19 @@ fn heir<'a>(
         let may_lead = state.members.get(*n).is_some_and(|m| m.priority > 0);
         may_lead && r.position == furthest
     });
-    let with_witnesses = candidates.map(|(heir, _)| {
+    let with_witnesses = candidates.map(|(heir, report)| {
         let reaches = |r: &Report| r.reaches.contains(heir) && !r.reaches.contains(&held.primary);
         let votes = |n: &NodeName| state.members.get(n).is_some_and(|m| m.voter);
         let witnesses = there().filter(|(n, r)| *n != heir && votes(n) && !is_streaming(r, state.epoch) && reaches(r));
-        (heir, witnesses.map(|(n, _)| n).collect::<Vec<_>>())
+        (heir, report.replay_lag, witnesses.map(|(n, _)| n).collect::<Vec<_>>())
     });
-    let best = with_witnesses.filter(|(_, witnesses)| witnesses.len() >= acks);
-    best.max_by_key(|(heir, _)| state.members.get(*heir).map_or(0, |m| m.priority)).map(|(n, w)| (n.clone(), w))
+    let best = with_witnesses.filter(|(.., witnesses)| witnesses.len() >= acks);
+    // Among equals as an election does.
+    let best = best.max_by_key(|(heir, lag, _)| {
+        let priority = state.members.get(*heir).map_or(0, |m| m.priority);
+        (priority, Reverse(*lag), Reverse(*heir))
+    });
+    best.map(|(heir, _, witnesses)| (heir.clone(), witnesses))
 }
 
 fn account(report: &Report) -> String {

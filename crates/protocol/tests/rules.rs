@@ -507,7 +507,7 @@ fn a_state_of_before_a_change_can_still_be_read() {
     text.as_object_mut().unwrap().remove("electorate");
     text["reign"]["Held"].as_object_mut().unwrap().remove("changes");
     let old: ClusterState = serde_json::from_value(text).unwrap();
-    let mut text = serde_json::to_value(&new_cluster()).unwrap();
+    let mut text = serde_json::to_value(new_cluster()).unwrap();
     text["reign"]["Vacant"].as_object_mut().unwrap().remove("without");
     let _: ClusterState = serde_json::from_value(text).unwrap();
     let mut text = serde_json::to_value(&reports(&state)[&name(2)]).unwrap();
