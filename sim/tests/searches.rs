@@ -40,6 +40,7 @@ macro_rules! searches {
 
 searches! {
     failovers: "failovers";
+    left_out: "left out";
     crash: "crash";
     processes: "processes";
     rule: "rule";

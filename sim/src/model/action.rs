@@ -21,6 +21,8 @@ pub enum Action {
     Gamble,
     /// The controller elects by what it was told; among equals, this node.
     Elect(usize),
+    /// The same without this node's copy.
+    ElectWithout(usize, usize),
     /// The sync rule is to change.
     ChangeRule(Rule),
     /// The primary is to leave, to this node.
@@ -68,6 +70,9 @@ impl fmt::Display for Action {
             Self::Commit(p) => write!(f, "committed: {p:?}"),
             Self::Begin => f.write_str("an epoch begins: the primary is suspected"),
             Self::Gamble => f.write_str("an epoch begins: a person accepts loss"),
+            Self::ElectWithout(i, out) => {
+                write!(f, "the controller elects ({} among equals), and leaves {} out", n(i), n(out))
+            }
             Self::Elect(i) => write!(f, "the controller elects ({} among equals)", n(i)),
             Self::ChangeRule(rule) => write!(f, "the sync rule is to change: {rule:?}"),
             Self::Leave(i) => write!(f, "a switchover to {} starts", n(i)),

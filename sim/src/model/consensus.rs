@@ -218,10 +218,12 @@ impl Cluster {
     }
 
     /// The controller elects, if by what it was told it can: among equals this node, since priorities and lags may be any.
-    pub(super) fn elect(&self, s: &mut State, among_equals: usize) -> bool {
+    /// `without`: whose copy is left out. Nothing depends on whose that may be, or on when the controller wants it.
+    pub(super) fn elect(&self, s: &mut State, among_equals: usize, without: Option<usize>) -> bool {
         let mut state = s.latest().clone();
-        let Reign::Vacant { prefer, .. } = &mut state.reign else { return false };
+        let Reign::Vacant { prefer, without: out, .. } = &mut state.reign else { return false };
         *prefer = Some(self.names[among_equals].clone());
+        *out = without.map(|i| self.names[i].clone());
         let reports: Vec<(NodeName, Report)> =
             self.all().filter_map(|i| Some((self.names[i].clone(), report_of(s.told[i]?)))).collect();
         let reports = reports.iter().map(|(n, r)| (n.clone(), r)).collect();

@@ -102,6 +102,8 @@ impl Model for Cluster {
             may(left.rebuilds > 0, Action::Rebuild(i));
             may(left.renewals > 0 && self.can_renew(s, i), Action::Renew(i));
             may(held.is_none() && s.told[i].is_some(), Action::Elect(i));
+            let leaves_out = left.left_out > 0 && held.is_none() && s.told[i].is_some();
+            self.all().filter(|out| *out != i).for_each(|out| may(leaves_out, Action::ElectWithout(i, out)));
         }
         s.proposals.iter().for_each(|p| may(true, Action::Commit(*p)));
         may(left.epochs > 0 && held.is_some(), Action::Begin);
@@ -132,7 +134,11 @@ impl Model for Cluster {
             Action::Commit(p) => self.commit_proposal(&mut s, p),
             Action::Begin => self.begin(&mut s),
             Action::Gamble => self.gamble(&mut s),
-            Action::Elect(i) => self.elect(&mut s, i),
+            Action::Elect(i) => self.elect(&mut s, i, None),
+            Action::ElectWithout(i, out) => {
+                s.left.left_out -= 1;
+                self.elect(&mut s, i, Some(out))
+            }
             Action::ChangeRule(rule) => self.change_rule(&mut s, rule),
             Action::Leave(to) => self.start_switchover(&mut s, to),
             Action::Rebuild(i) => self.ask_rebuild(&mut s, i),

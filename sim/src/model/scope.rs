@@ -60,6 +60,8 @@ budget! {
     rebuilds,
     /// Failovers for which a person accepts loss.
     gambles,
+    /// Elections that leave a copy out, whoever's it is.
+    left_out,
     /// Rounds in which the primary asks for its lease.
     renewals,
     /// Times that time passes: to the next moment at which a lease ends somewhere, or by half a lease.

@@ -30,6 +30,12 @@ const BEYOND: &[i64] = &[-30_000, 30_000, 30_000];
 pub const SCOPES: &[Scope] = &[
     Scope { name: "failovers", about: "two failovers", budget: Budget { writes: 1, epochs: 2, ..NOTHING }, ..THREE },
     Scope {
+        name: "left out",
+        about: "two failovers, one without a node's copy",
+        budget: Budget { writes: 1, epochs: 2, left_out: 1, ..NOTHING },
+        ..THREE
+    },
+    Scope {
         name: "crash",
         about: "a machine crashes",
         budget: Budget { writes: 1, epochs: 1, crashes: 1, ..NOTHING },
@@ -137,6 +143,18 @@ pub const SCOPES: &[Scope] = &[
 
 /// More of the same, for the record: minutes each, and gigabytes of memory.
 pub const DEEP: &[Scope] = &[
+    Scope {
+        name: "left out, loss",
+        about: "a copy is lost, and two failovers, one without a node's copy",
+        budget: Budget { epochs: 2, losses: 1, left_out: 1, ..NOTHING },
+        ..THREE
+    },
+    Scope {
+        name: "left out, rule",
+        about: "a failover without a node's copy, and the sync rule changes",
+        budget: Budget { writes: 1, epochs: 1, rules: 1, left_out: 1, ..NOTHING },
+        ..THREE
+    },
     Scope {
         name: "more failovers",
         about: "three failovers",
