@@ -1,14 +1,18 @@
-//! What a database must be able to do for the rules to hold: the trait [`Engine`], PostgreSQL behind it, and the guard,
+//! What a database must be able to do for the rules to hold: the trait [`Engine`], PostgreSQL behind it, any other database
+//! as it is configured ([`volume`]), and the guard,
 //! the tiny process that is the database's parent and ends it when its lease runs out.
 //!
 //! The agent calls an engine level-triggered and may drop any of its futures at any time: every operation can be begun
 //! again after that, and after a SIGKILL of anything at any point.
 
+mod account;
 mod error;
+mod files;
 pub mod guard;
 mod history;
 mod inspection;
 pub mod postgres;
+pub mod volume;
 
 use std::collections::BTreeSet;
 use std::fmt;

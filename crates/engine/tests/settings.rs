@@ -33,7 +33,7 @@ fn a_configuration_that_can_not_work_is_refused() {
     assert!(refusal(config).contains("nobody-of-that-name"));
     let mut config = cluster.config("n1");
     config.user = Some("root".into());
-    assert!(refusal(config).contains("refuses to run as root"));
+    assert!(refusal(config).contains("does not run as root"));
     let mut config = cluster.config("n1");
     config.dir = config.dir.join("x".repeat(80));
     assert!(refusal(config).contains("shorter path"));

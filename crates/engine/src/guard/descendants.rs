@@ -51,31 +51,58 @@ fn all_processes() -> Vec<u32> {
     list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The database's processes whose working directory is one of `folders` or below it. (Not a person's shell there.)
-pub(crate) fn working_in(folders: &[PathBuf]) -> Vec<u32> {
+/// Which of the processes that work in a database's folders are its.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whose {
+    /// Those that run one of PostgreSQL's programs.
+    Postgres,
+    /// Whatever program: every process without a terminal. A person's shell there, and what it runs, has one.
+    Anybody,
+}
+
+/// The database's processes whose working directory is one of `folders` or below it.
+///
+/// The folders may be on a file system that hangs or is dead: no path is looked up, the kernel is only asked for names
+/// (a link of `/proc` is read without a look at what it leads to). Below a mount that was taken off lazily they are named
+/// from its own root, and are not found here any more: sweep first.
+pub(crate) fn working_in(folders: &[PathBuf], whose: Whose) -> Vec<u32> {
+    let own = std::process::id();
     let inside = |p: &u32| {
         let Ok(at) = fs::read_link(format!("/proc/{p}/cwd")) else { return false };
-        folders.iter().any(|f| at.starts_with(f)) && is_database(*p)
+        *p != own && folders.iter().any(|f| at.starts_with(f)) && whose.has(*p)
     };
     all_processes().into_iter().filter(inside).collect()
 }
 
-fn is_database(process: u32) -> bool {
-    // A process that is being torn down has lost its memory, and with it its program, before the kernel closes its files
-    // and sockets and then takes its working directory away: until then it is not gone.
-    let Ok(program) = fs::read_link(format!("/proc/{process}/exe")) else { return true };
-    let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    name.starts_with("postgres") || name.starts_with("pg_") || name.starts_with("initdb")
+impl Whose {
+    fn has(self, process: u32) -> bool {
+        // A process that is being torn down has lost its memory, and with it its program, before the kernel closes its
+        // files and sockets and then takes its working directory away: until then it is not gone.
+        let Ok(program) = fs::read_link(format!("/proc/{process}/exe")) else { return true };
+        match self {
+            Self::Postgres => {
+                let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                name.starts_with("postgres") || name.starts_with("pg_") || name.starts_with("initdb")
+            }
+            Self::Anybody => terminal(process) == Some(0),
+        }
+    }
+}
+
+/// The number of a process's terminal; 0 without one.
+fn terminal(process: u32) -> Option<i64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(4)?.parse().ok()
 }
 
 /// Ends the processes that work in `folders` and waits until none is left, or `patience` is over. Blocks.
 ///
 /// A process without a parent that cares stays as a zombie for a moment; it has no working directory any more.
-pub(crate) fn sweep(folders: &[PathBuf], patience: Duration) -> Result<usize, Vec<u32>> {
+pub(crate) fn sweep(folders: &[PathBuf], whose: Whose, patience: Duration) -> Result<usize, Vec<u32>> {
     let mut ended = 0;
     let mut waited = Duration::ZERO;
     loop {
-        let left = end_working_in(folders);
+        let left = end_working_in(folders, whose);
         if left.is_empty() {
             return Ok(ended);
         }
@@ -89,8 +116,8 @@ pub(crate) fn sweep(folders: &[PathBuf], patience: Duration) -> Result<usize, Ve
 }
 
 /// Ends the database's processes that work in `folders`, without waiting; says which there were.
-pub(crate) fn end_working_in(folders: &[PathBuf]) -> Vec<u32> {
-    let found = working_in(folders);
+pub(crate) fn end_working_in(folders: &[PathBuf], whose: Whose) -> Vec<u32> {
+    let found = working_in(folders, whose);
     for pid in found.iter().copied().filter_map(pid) {
         let _ = kill_process(pid, Signal::KILL);
     }
@@ -144,8 +171,53 @@ mod tests {
         for _ in 0..400 {
             child.stdin.as_mut().unwrap().write_all(&megabyte).unwrap();
         }
-        assert_eq!(sweep(&[folder], Duration::from_secs(10)), Ok(1));
+        assert_eq!(sweep(&[folder], Whose::Postgres, Duration::from_secs(10)), Ok(1));
         assert!(fs::read_link(format!("/proc/{}/cwd", child.id())).is_err(), "it still has its files");
         child.wait().unwrap();
+    }
+
+    /// A copy of `sleep` under another name, running in a folder.
+    fn sleeper(folder: &std::path::Path, name: &str) -> std::process::Child {
+        let program = folder.join(name);
+        fs::copy("/usr/bin/sleep", &program).unwrap();
+        Command::new(&program).arg("60").current_dir(folder).stdin(Stdio::null()).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_database_of_another_kind_may_be_any_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().canonicalize().unwrap();
+        let mut child = sleeper(&folder, "anything");
+        let pid = child.id();
+        // The tests may have been started from a terminal, which the child has then, too.
+        let has_none = terminal(pid) == Some(0);
+        assert_eq!(working_in(std::slice::from_ref(&folder), Whose::Postgres), Vec::<u32>::new());
+        assert_eq!(working_in(&[folder.join("below")], Whose::Anybody), Vec::<u32>::new());
+        if has_none {
+            assert_eq!(sweep(&[folder], Whose::Anybody, Duration::from_secs(10)), Ok(1));
+        } else {
+            child.kill().unwrap();
+        }
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_person_at_a_terminal_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().canonicalize().unwrap();
+        // `script` runs a shell at a terminal of its own.
+        let mut shell = Command::new("script");
+        shell.args(["-qfc", "echo there; exec sleep 60", "/dev/null"]).current_dir(&folder);
+        let Ok(mut script) = shell.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() else { return };
+        let mut said = [0; 5];
+        std::io::Read::read_exact(script.stdout.as_mut().unwrap(), &mut said).unwrap();
+        let inside = children(script.id());
+        let found = working_in(&[folder], Whose::Anybody);
+        assert!(!inside.is_empty() && inside.iter().all(|p| !found.contains(p)), "{inside:?} {found:?}");
+        for pid in inside.into_iter().filter_map(pid) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = script.kill();
+        script.wait().unwrap();
     }
 }

@@ -4,7 +4,7 @@ pub(crate) mod descendants;
 mod process;
 pub(crate) mod wire;
 
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use trine_protocol::Moment;
 
 use crate::{EngineError, Process};
+use descendants::Whose;
 use wire::{FromGuard, Order, ToGuard};
 
 pub use process::main;
@@ -56,8 +57,10 @@ struct Shared {
     socket: PathBuf,
     lock: PathBuf,
     log: PathBuf,
-    /// Where the database's processes work.
-    data: PathBuf,
+    /// Where the database's processes work; the first is its data directory.
+    folders: Vec<PathBuf>,
+    /// Which processes there are its.
+    whose: Whose,
     state: watch::Sender<Process>,
     link: Mutex<Option<Link>>,
     ending: Mutex<Option<Ending>>,
@@ -78,15 +81,16 @@ struct Link {
 }
 
 impl GuardClient {
-    /// `data` is the database's working directory; the guard's own messages are appended to `log`.
+    /// `folders` is where the database's processes work; the guard's own messages are appended to `log`.
     /// Its socket and its lock are in `run`.
-    pub(crate) fn new(command: GuardCommand, run: &Path, log: PathBuf, data: PathBuf) -> Self {
+    pub(crate) fn new(command: GuardCommand, run: &Path, log: PathBuf, folders: Vec<PathBuf>, whose: Whose) -> Self {
         let shared = Shared {
             command,
             socket: run.join("guard.sock"),
             lock: run.join("guard.lock"),
             log,
-            data,
+            folders,
+            whose,
             state: watch::Sender::new(Process::Stopped),
             link: Mutex::new(None),
             ending: Mutex::new(None),
@@ -148,7 +152,8 @@ impl GuardClient {
                 }
             }
         }
-        let left = blocking(move || descendants::sweep(&folders, Duration::from_secs(10))).await;
+        let whose = self.shared.whose;
+        let left = blocking(move || descendants::sweep(&folders, whose, Duration::from_secs(10))).await;
         match left {
             Ok(0) => Ok(false),
             Ok(count) => {
@@ -159,17 +164,17 @@ impl GuardClient {
         }
     }
 
-    /// Starts a guard with a database. `order.socket` is this client's.
+    /// Starts a guard with a database, which may have ended again when this returns. `order.socket` is this client's.
     ///
     /// Once begun it goes on to its end, whatever becomes of the caller: a guard that nobody waits for would start a
     /// database behind the back of the next start.
     pub(crate) async fn spawn(&self, order: &Order) -> Result<(), EngineError> {
-        let text = serde_json::to_string(order)
+        let text = serde_json::to_vec(order)
             .map_err(|e| EngineError::Guard { action: "start", source: io::Error::from(e) })?;
         let begun = Arc::clone(&self.shared.spawning).lock_owned().await;
         let client = self.clone();
         let task = tokio::spawn(async move {
-            let outcome = client.spawn_to_the_end(&text).await;
+            let outcome = client.spawn_to_the_end(text).await;
             drop(begun);
             outcome
         });
@@ -177,9 +182,9 @@ impl GuardClient {
             .unwrap_or_else(|e| Err(EngineError::Guard { action: "start", source: io::Error::other(e.to_string()) }))
     }
 
-    async fn spawn_to_the_end(&self, order: &str) -> Result<(), EngineError> {
+    async fn spawn_to_the_end(&self, order: Vec<u8>) -> Result<(), EngineError> {
         let failed = |source| EngineError::Guard { action: "start", source };
-        let (shared, order) = (Arc::clone(&self.shared), order.to_owned());
+        let shared = Arc::clone(&self.shared);
         // The log is opened on the way: that waits for a disk that hangs.
         let forked = blocking(move || {
             let _none = shared.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,11 +192,11 @@ impl GuardClient {
         });
         let mut child = forked.await.map_err(failed)?;
         let id = child.id();
-        let (gone_tx, mut gone) = watch::channel(false);
+        let (gone_tx, gone) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             let end = child.wait().await;
             tracing::debug!(?end, "the guard's process has ended");
-            let _ = gone_tx.send(true);
+            let _ = gone_tx.send(end.is_ok_and(|e| e.success()));
         });
         let connected = async {
             loop {
@@ -205,7 +210,12 @@ impl GuardClient {
         };
         tokio::select! {
             () = connected => Ok(()),
-            _ = gone.changed() => {
+            ended = gone => {
+                if ended == Ok(true) {
+                    // The database has ended before anybody knocked: the caller sees that, as if it were a moment later.
+                    *self.shared.ending.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    return Ok(());
+                }
                 let said = tail(&self.shared.log, 2000).await;
                 Err(failed(io::Error::other(said.lines().last().unwrap_or("it ended at once").to_owned())))
             }
@@ -319,8 +329,8 @@ impl Shared {
             let _ = pidfd_send_signal(&l.database_fd, Signal::KILL);
         }
         loop {
-            let folders = vec![self.data.clone()];
-            match blocking(move || descendants::sweep(&folders, Duration::from_secs(5))).await {
+            let (folders, whose) = (self.folders.clone(), self.whose);
+            match blocking(move || descendants::sweep(&folders, whose, Duration::from_secs(5))).await {
                 Ok(_) => return,
                 Err(left) => tracing::error!(?left, "database processes can't be ended"),
             }
@@ -330,14 +340,13 @@ impl Shared {
     /// In a thread of its own: the guard may be frozen, then its database is ended without it.
     fn confirm_kill(&self, guard: u32) {
         let same = || self.link().as_ref().is_some_and(|l| l.guard == guard);
-        let folders = [self.data.clone()];
         let step = Duration::from_millis(10);
         let mut waited = Duration::ZERO;
         while same() && waited < CONFIRM {
             {
                 let _one = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
                 if same() {
-                    descendants::end_working_in(&folders);
+                    descendants::end_working_in(&self.folders, self.whose);
                 }
             }
             std::thread::sleep(step);
@@ -345,7 +354,7 @@ impl Shared {
         }
         if let Some(l) = self.link().as_ref()
             && l.guard == guard
-            && descendants::working_in(&folders).is_empty()
+            && descendants::working_in(&self.folders, self.whose).is_empty()
         {
             tracing::error!(guard, "the guard does not confirm the database's end: ending the guard");
             let _ = pidfd_send_signal(&l.guard_fd, Signal::KILL);
@@ -353,11 +362,15 @@ impl Shared {
     }
 
     #[allow(unsafe_code)]
-    fn fork(&self, order: &str) -> io::Result<tokio::process::Child> {
+    fn fork(&self, order: &[u8]) -> io::Result<tokio::process::Child> {
         let log = std::fs::OpenOptions::new().append(true).create(true).open(&self.log)?;
         let mut command = tokio::process::Command::new(&self.command.program);
-        command.args(&self.command.args).arg(order).current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.args(&self.command.args).args(self.folders.first()).current_dir("/");
+        // In memory, not a pipe: it is written in one go, however long the guard takes to read it.
+        let mut paper = std::fs::File::from(rustix::fs::memfd_create("order", rustix::fs::MemfdFlags::CLOEXEC)?);
+        paper.write_all(order)?;
+        paper.seek(io::SeekFrom::Start(0))?;
+        command.stdin(paper).stdout(Stdio::null()).stderr(log);
         // SAFETY: runs in the child between fork and exec, and makes one system call. A session of its own: what ends the
         // agent (a terminal, a group's signal) must leave the guard to its duty.
         unsafe {
@@ -374,7 +387,7 @@ pub(crate) async fn tail(path: &Path, bytes: u64) -> String {
 }
 
 fn tail_now(path: &Path, bytes: u64) -> String {
-    use std::io::{Read, Seek, SeekFrom};
+    use std::io::{Read, SeekFrom};
     let read = || -> io::Result<Vec<u8>> {
         let mut f = std::fs::File::open(path)?;
         let length = f.metadata()?.len();

@@ -27,22 +27,27 @@ use super::wire::{Ending, FromGuard, Order, ToGuard};
 const NOTES: usize = 20;
 /// What a connection may send without a line end.
 const LINE_LIMIT: usize = 4096;
+/// More than any order.
+const ORDER_LIMIT: u64 = 16 << 20;
 
-/// Runs a guard to its end: what `trine guard ORDER` does. `args` are the arguments after `guard`.
+/// Runs a guard to its end: what `trine guard DATA` does, with the order on stdin. `args` are the arguments after `guard`:
+/// the data directory, by which people and `trine local` know whose guard it is.
 ///
 /// Exit code 0: the database has ended and nothing of it is left. 1: it could not be started, or the guard can't go on;
 /// the reason is on stderr. 2: wrong arguments.
 pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
     let mut args = args.into_iter();
-    let order = match (args.next(), args.next()) {
-        (Some(text), None) => serde_json::from_str::<Order>(&text),
-        _ => {
-            say("guard: it is started by the agent, with one argument");
+    if args.next().is_none() || args.next().is_some() {
+        say("guard: it is started by the agent, with one argument");
+        return ExitCode::from(2);
+    }
+    let order = match io::read_to_string(io::stdin().take(ORDER_LIMIT)).map(|text| serde_json::from_str::<Order>(&text))
+    {
+        Ok(Ok(order)) => order,
+        Ok(Err(e)) => {
+            say(&format!("guard: can't read the order: {e}"));
             return ExitCode::from(2);
         }
-    };
-    let order = match order {
-        Ok(order) => order,
         Err(e) => {
             say(&format!("guard: can't read the order: {e}"));
             return ExitCode::from(2);
@@ -275,7 +280,7 @@ fn spawn(order: &Order) -> io::Result<Pid> {
     let log = open_log(order)?;
     let mut command = Command::new(&order.program);
     command.args(&order.args).env_clear().envs(order.env.iter().cloned());
-    command.current_dir(&order.data).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.current_dir(order.workdir()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     if let Some((uid, gid)) = order.account {
         command.uid(uid).gid(gid);
     }

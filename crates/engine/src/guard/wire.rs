@@ -1,6 +1,6 @@
 //! What the agent and a guard say to each other: one JSON object a line over a unix socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +42,9 @@ pub struct Ending {
     pub deadline: bool,
 }
 
-/// What a guard is to run: its one argument, as JSON.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// What a guard is to run: on its stdin, as JSON. (Not among its arguments, which everybody can read: the environment may
+/// hold a password.)
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
     /// Where it listens for the agent.
     pub(crate) socket: PathBuf,
@@ -51,8 +52,11 @@ pub(crate) struct Order {
     pub(crate) lock: PathBuf,
     /// Where the database's output goes.
     pub(crate) log: PathBuf,
-    /// The database's working directory.
+    /// The database's data directory.
     pub(crate) data: PathBuf,
+    /// Where it is started; `None`: in the data directory.
+    #[serde(default)]
+    pub(crate) workdir: Option<PathBuf>,
     /// The user and group that it runs as; `None`: the guard's own.
     pub(crate) account: Option<(u32, u32)>,
     /// The program.
@@ -61,4 +65,19 @@ pub(crate) struct Order {
     pub(crate) args: Vec<String>,
     /// Its whole environment.
     pub(crate) env: Vec<(String, String)>,
+}
+
+impl Order {
+    /// Where the database is started.
+    pub(crate) fn workdir(&self) -> &Path {
+        self.workdir.as_ref().unwrap_or(&self.data)
+    }
+}
+
+/// Keeps the environment out of logs.
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut s = f.debug_struct("Order");
+        s.field("program", &self.program).field("args", &self.args).field("data", &self.data).finish_non_exhaustive()
+    }
 }

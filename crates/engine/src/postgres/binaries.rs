@@ -7,9 +7,9 @@ use std::process::Stdio;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use super::account::Account;
 use super::paths::Paths;
 use crate::EngineError;
+use crate::account::Account;
 
 /// The oldest major version that has what is needed.
 pub(super) const OLDEST: u32 = 13;
@@ -95,20 +95,9 @@ pub(super) fn environment() -> Vec<(String, String)> {
 }
 
 /// What a tool or a private run is started as: the database's user, without the agent's priority, gone when the agent is.
-#[allow(unsafe_code)]
 pub(super) fn as_child(command: &mut Command, account: &Account) {
-    command.env_clear().envs(environment()).kill_on_drop(true);
-    if let Some((uid, gid)) = account.change_to() {
-        command.uid(uid).gid(gid);
-    }
-    // SAFETY: runs in the child between fork and exec, and only makes system calls.
-    unsafe {
-        command.pre_exec(|| {
-            let _ = rustix::process::setpriority_process(None, 0);
-            // After the change of user, which would clear it.
-            Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
-        });
-    }
+    command.env_clear().envs(environment());
+    account.child(command);
 }
 
 /// Runs one of PostgreSQL's tools as the database's user.

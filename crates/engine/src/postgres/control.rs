@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::account::Account;
 use super::binaries::{Binaries, environment};
+use crate::account::Account;
 use crate::{CopyId, EngineError};
 
 /// The parts of `pg_control` that decisions stand on.

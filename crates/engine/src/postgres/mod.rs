@@ -1,6 +1,5 @@
 //! PostgreSQL 13 and later.
 
-mod account;
 mod adopt;
 mod binaries;
 mod bootstrap;
@@ -34,11 +33,12 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use trine_platform::{BoxStream, Clock};
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
+use crate::account::Account;
+use crate::guard::descendants::Whose;
 use crate::guard::{GuardClient, GuardCommand};
 use crate::{
     Adopted, CopyId, Engine, EngineError, Followed, History, Inspection, Process, Progress, SyncSetting, Upstream,
 };
-use account::Account;
 use binaries::{Binaries, Said, data_major};
 use config::Live;
 use control::Control;
@@ -129,10 +129,16 @@ impl PostgresEngine {
     pub fn open(config: PostgresConfig, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
         config::check(&config.parameters)?;
         hba::check(&config.hba)?;
-        let account = Account::find(config.user.as_deref())?;
+        let account = Account::find(config.user.as_deref(), Some("postgres"), "engine.user")?;
         let paths = Paths::prepare(&config.dir, &account, config.port)?;
         Binaries::find(config.bin_dir.as_deref(), data_major(&paths.data))?;
-        let guard = GuardClient::new(config.guard.clone(), &paths.run, paths.guard_log.clone(), paths.data.clone());
+        let guard = GuardClient::new(
+            config.guard.clone(),
+            &paths.run,
+            paths.guard_log.clone(),
+            vec![paths.data.clone()],
+            Whose::Postgres,
+        );
         let inner = Postgres {
             config,
             account,

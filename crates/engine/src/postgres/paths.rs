@@ -1,12 +1,11 @@
 //! Where everything of one node's database is.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::account::Account;
 use crate::EngineError;
+use crate::account::Account;
+pub(super) use crate::files::{remove_file, remove_tree, sync_all, sync_dir};
 
 /// The folders and files below a node's folder.
 #[derive(Clone, Debug)]
@@ -79,7 +78,7 @@ impl Paths {
         // The database's user must get through to its own folders, and see nothing of the others.
         if account.is_other() {
             for folder in [&paths.dir, &paths.run, &paths.conf] {
-                open_passage(folder).map_err(EngineError::io("let the database's user pass through", folder))?;
+                account.let_through(folder)?;
             }
             account.can_reach(&paths.dir)?;
         }
@@ -104,42 +103,5 @@ impl Paths {
     /// The WAL of the copy in use.
     pub(super) fn wal(&self) -> PathBuf {
         self.data.join("pg_wal")
-    }
-}
-
-fn open_passage(folder: &Path) -> io::Result<()> {
-    let mode = fs::metadata(folder)?.mode();
-    if mode & 0o001 == 0 { fs::set_permissions(folder, PermissionsExt::from_mode(mode | 0o011)) } else { Ok(()) }
-}
-
-/// Makes what was done in a folder (a file made, renamed, removed) survive a power loss.
-pub(super) fn sync_dir(folder: &Path) -> Result<(), EngineError> {
-    fs::File::open(folder).and_then(|d| d.sync_all()).map_err(EngineError::io("make durable", folder))
-}
-
-/// Makes everything in a folder survive a power loss: in one go for its whole file system, since a flush for each of
-/// thousands of small files takes seconds.
-pub(super) async fn sync_all(folder: &Path) -> Result<(), EngineError> {
-    let path = folder.to_owned();
-    let done = crate::guard::blocking(move || {
-        let folder = fs::File::open(path)?;
-        Ok::<(), io::Error>(rustix::fs::syncfs(folder)?)
-    });
-    done.await.map_err(EngineError::io("make durable", folder))
-}
-
-/// Removes a folder with all that is in it, or nothing when there is none.
-pub(super) fn remove_tree(folder: &Path) -> Result<(), EngineError> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(EngineError::io("remove", folder)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// Removes a file, or nothing when there is none.
-pub(super) fn remove_file(file: &Path) -> Result<(), EngineError> {
-    match fs::remove_file(file) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(EngineError::io("remove", file)(e)),
-        _ => Ok(()),
     }
 }

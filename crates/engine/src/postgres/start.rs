@@ -9,12 +9,12 @@ use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 
 use super::Postgres;
-use super::account::Account;
 use super::binaries::{data_major, environment};
 use super::config::{self, Live};
 use super::control::Control;
 use super::paths::{remove_file, remove_tree, sync_dir};
 use super::{hba, timeline};
+use crate::account::Account;
 use crate::guard::wire::Order;
 use crate::guard::{blocking, descendants, tail};
 use crate::{DataCopy, EngineError, Process};
@@ -167,6 +167,7 @@ impl Postgres {
             lock: self.paths.run.join("guard.lock"),
             log: self.paths.log.clone(),
             data: self.paths.data.clone(),
+            workdir: None,
             account: self.account.change_to(),
             program: binaries.program("postgres"),
             args,
@@ -215,7 +216,7 @@ impl Postgres {
     /// Sweeps and waits off the async threads.
     pub(super) async fn nothing_works_in(&self, folder: &Path) -> Result<(), EngineError> {
         let folders = vec![folder.to_owned()];
-        blocking(move || descendants::sweep(&folders, Duration::from_secs(10)))
+        blocking(move || descendants::sweep(&folders, descendants::Whose::Postgres, Duration::from_secs(10)))
             .await
             .map(drop)
             .map_err(|left| EngineError::StopFailed(format!("processes {left:?} can't be ended")))

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use trine_protocol::Epoch;
 
-use super::account::Account;
 use super::control::{Control, parse_lsn};
+use crate::account::Account;
 use crate::{EngineError, Fork};
 
 /// A timeline's descent.

@@ -1,0 +1,27 @@
+//! Any database: how one that trine does not know is described, and what is started from that.
+//!
+//! | file | what |
+//! |---|---|
+//! | `table.rs` | `[database]` of trine.toml as it is written, and the rules that it must keep |
+//! | `template.rs` | text with placeholders |
+//! | `preset.rs`, `presets/` | descriptions that come along: the same tables, in short files |
+//! | `spec.rs` | all of that resolved on one node: programs, arguments, files, checks |
+//! | `program.rs` | where programs are |
+//! | `run.rs` | runs a program to its end, within a deadline; makes the first data |
+//! | `checks.rs` | does it answer? |
+//! | `process.rs` | its processes: started under a guard, asked, stopped |
+
+mod checks;
+mod preset;
+mod process;
+mod program;
+mod run;
+mod spec;
+mod table;
+mod template;
+
+pub use checks::CheckError;
+pub use preset::{PRESETS, preset};
+pub use process::Instance;
+pub use spec::{Check, DatabaseSpec, Health, How, Listen, Place, Program, Ready, Stop};
+pub use table::{Database, DatabaseTable, Part, Wrong};
