@@ -52,7 +52,10 @@ impl Account {
         if rustix::process::geteuid().as_raw() != 0 {
             return Self::find(None, None, key);
         }
-        let meta = fs::metadata(folder).map_err(EngineError::io("look at", folder))?;
+        // One that is not there yet will be its parent's.
+        let Some(meta) = folder.ancestors().find_map(|f| fs::metadata(f).ok()) else {
+            return Self::find(None, None, key);
+        };
         if meta.uid() == 0 {
             return Self::find(None, None, key);
         }

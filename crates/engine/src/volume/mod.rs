@@ -25,3 +25,6 @@ pub use preset::{PRESETS, preset};
 pub use process::Instance;
 pub use spec::{Check, DatabaseSpec, Health, How, Listen, Place, Program, Ready, Stop};
 pub use table::{Database, DatabaseTable, Part, Wrong};
+
+#[cfg(test)]
+mod tests;
