@@ -13,6 +13,7 @@ use trine_consensus::{ConsensusConfig, Founding, RaftConsensus, Standing};
 use trine_endpoint::{Endpoint, Kind, Limits};
 use trine_engine::guard::GuardCommand;
 use trine_engine::postgres::{PostgresConfig, PostgresEngine};
+use trine_engine::volume::{DatabaseSpec, Place};
 use trine_engine::{DataCopy, Engine, Inspection, Process};
 use trine_platform::{BootClock, Clock, Disk, FileDisk, Listener, Network, Relays, TcpNetwork};
 use trine_transport::{Identity, Peers, Server};
@@ -108,7 +109,22 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
             };
             Ok(Arc::new(PostgresEngine::open(postgres, clock)?))
         }
+        EngineKind::Volume => {
+            // What can be known of the database is known first: programs, the user, paths.
+            drop(database(config, secrets)?);
+            Err(trine_engine::EngineError::Config("the volume engine is not built yet".to_owned()).into())
+        }
     }
+}
+
+/// The database of a node with [`EngineKind::Volume`], resolved on this machine. Starts nothing.
+///
+/// # Errors
+/// [`AgentError::Engine`]: a program or the user is missing, or a path or the password can't be used.
+pub fn database(config: &Config, secrets: &Secrets) -> Result<Option<DatabaseSpec>, AgentError> {
+    let Some(volume) = &config.volume else { return Ok(None) };
+    let place = Place::of(&config.dir, config.me.address, config.ports.database, &secrets.app_password);
+    Ok(Some(volume.database.resolve(place)?))
 }
 
 /// Runs a node on any machine until `shutdown`.

@@ -5,6 +5,7 @@
 
 mod check;
 mod secrets;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use trine_engine::volume::Database;
 use trine_protocol::NodeName;
 
 pub use trine_protocol::Durability;
@@ -42,6 +44,8 @@ pub struct Config {
     pub members: Vec<Member>,
     /// The database.
     pub engine: EngineConfig,
+    /// With [`EngineKind::Volume`], and only then: which database, and how its volume is replicated.
+    pub volume: Option<VolumeConfig>,
     /// When a commit is acknowledged.
     pub sync: SyncConfig,
     /// How soon a failure is noticed.
@@ -121,6 +125,8 @@ pub struct EngineConfig {
 pub enum EngineKind {
     /// PostgreSQL 13 or later.
     Postgres,
+    /// Any other, over a replicated volume.
+    Volume,
 }
 
 impl EngineKind {
@@ -129,8 +135,33 @@ impl EngineKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Volume => "volume",
         }
     }
+}
+
+/// A database that trine does not know, and its volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeConfig {
+    /// The preset that it is based on.
+    pub preset: Option<String>,
+    /// What is run; not yet looked for.
+    pub database: Database,
+    /// When a peer acknowledges.
+    pub grade: Grade,
+    /// How many bytes of the log are kept for peers that return. 1 GiB by default.
+    pub journal_bytes: u64,
+}
+
+/// When a peer acknowledges what the database wants to be durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// Once it is on its disk. The default.
+    #[default]
+    Disk,
+    /// Once it has received it: faster; lost when power fails in both zones at once.
+    Memory,
 }
 
 /// When a commit is acknowledged.
@@ -182,6 +213,15 @@ impl Config {
     /// [`ConfigError::Syntax`] or [`ConfigError::Value`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         check::parse(path, text)
+    }
+
+    /// The user that the database runs as when the agent is root; `None`: the owner of the node's folder.
+    #[must_use]
+    pub fn database_user(&self) -> Option<&str> {
+        match &self.volume {
+            Some(volume) => volume.database.user(),
+            None => Some(self.engine.user.as_deref().unwrap_or("postgres")),
+        }
     }
 
     /// The member of this name.

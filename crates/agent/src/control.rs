@@ -1,5 +1,6 @@
 //! What the API shows and takes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,13 +44,17 @@ impl Control for NodeControl {
         let mut members: Vec<&Member> = config.members.iter().collect();
         // The shortest way first: the primary's own endpoint for writers, the standbys' for readers.
         members.sort_by_key(|m| Some(&m.name) != state.primary());
-        let hosts = |port: u16, members: &[&Member]| -> Vec<String> {
-            members.iter().map(|m| m.at(port).to_string()).collect()
-        };
-        let writer = hosts(config.ports.writer, &members);
+        let at = |port: u16, members: &[&Member]| -> Vec<SocketAddr> { members.iter().map(|m| m.at(port)).collect() };
+        let writer = at(config.ports.writer, &members);
         members.reverse();
-        let reader = hosts(config.ports.reader, &members);
-        Ok(Uris::postgres(&writer, &reader, "app", &self.0.secrets.app_password, "app"))
+        let reader = at(config.ports.reader, &members);
+        let password = &self.0.secrets.app_password;
+        if let Some(volume) = &config.volume {
+            let uris = |of: &[SocketAddr]| volume.database.uris(of, "app", password);
+            return Ok(Uris::of(uris(&writer), uris(&reader)));
+        }
+        let text = |of: &[SocketAddr]| -> Vec<String> { of.iter().map(ToString::to_string).collect() };
+        Ok(Uris::postgres(&text(&writer), &text(&reader), "app", password, "app"))
     }
 
     async fn request(&self, request: Request) -> Result<Accepted, Refused> {

@@ -37,10 +37,10 @@ mod service;
 mod serving;
 mod switchover;
 
-pub use agent::{Machine, engine, run, start};
+pub use agent::{Machine, database, engine, run, start};
 pub use config::{
-    CONFIG_FILE, Config, ConfigError, Durability, EndpointConfig, EngineConfig, EngineKind, Member, Ports,
-    SECRETS_FILE, Secrets, SyncConfig, Timing,
+    CONFIG_FILE, Config, ConfigError, Durability, EndpointConfig, EngineConfig, EngineKind, Grade, Member, Ports,
+    SECRETS_FILE, Secrets, SyncConfig, Timing, VolumeConfig,
 };
 pub use errors::AgentError;
 pub use generation::Restart;

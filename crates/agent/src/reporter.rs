@@ -127,7 +127,7 @@ pub(crate) fn account(node: &Node) -> Account {
     node.desk.learn(led);
     let database = database(node, &seen, &doing);
     let since = streamed_ago(node);
-    let readable = is_readable(&seen, &doing, &database, since);
+    let readable = shows_standbys(node) && is_readable(&seen, &doing, &database, since);
     let report = Report {
         promised: node.desk.promised(),
         seen: led,
@@ -176,7 +176,12 @@ fn database(node: &Node, seen: &Inspection, doing: &Doing) -> Database {
 pub(crate) fn readable(node: &Node) -> bool {
     let (seen, doing) = (node.seen.borrow().clone(), node.doing.borrow().clone());
     let database = database(node, &seen, &doing);
-    is_readable(&seen, &doing, &database, streamed_ago(node))
+    shows_standbys(node) && is_readable(&seen, &doing, &database, streamed_ago(node))
+}
+
+/// A volume's standbys run no database: their readers are led to the primary.
+fn shows_standbys(node: &Node) -> bool {
+    node.config.volume.is_none()
 }
 
 /// How long ago its database was last seen to stream; `None`: not since the agent started, nor since it was a primary.

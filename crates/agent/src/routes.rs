@@ -107,7 +107,12 @@ fn reader(node: &Node) -> Route {
         targets.push(target(node, primary));
     }
     if targets.is_empty() {
-        return Route::hold(state.epoch, "no standby is fit to read from");
+        let why = match &node.config.volume {
+            None => "no standby is fit to read from",
+            Some(_) if node.config.endpoint.reader_uses_primary => "no primary is open to read from",
+            Some(_) => "the standbys of a volume run no database, and endpoint.reader_uses_primary is false",
+        };
+        return Route::hold(state.epoch, why);
     }
     Route::to(state.epoch, targets)
 }

@@ -267,9 +267,23 @@ pub struct Uris {
     pub writer: String,
     /// To the standbys.
     pub reader: String,
+    /// The same by way of each node, the first of them [`writer`](Self::writer), when a URI can name one node only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writers: Vec<String>,
+    /// And [`reader`](Self::reader).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<String>,
 }
 
 impl Uris {
+    /// Of lists with one URI for all nodes, or one for each.
+    #[must_use]
+    pub fn of(writers: Vec<String>, readers: Vec<String>) -> Self {
+        let first = |list: &[String]| list.first().cloned().unwrap_or_default();
+        let several = |list: Vec<String>| if list.len() > 1 { list } else { Vec::new() };
+        Self { writer: first(&writers), reader: first(&readers), writers: several(writers), readers: several(readers) }
+    }
+
     /// PostgreSQL's, as libpq takes them. The endpoints choose the server, so any of their sessions will do.
     #[must_use]
     pub fn postgres(writer: &[String], reader: &[String], user: &str, password: &str, database: &str) -> Self {
@@ -277,7 +291,7 @@ impl Uris {
             let (user, password, database) = (escape(user), escape(password), escape(database));
             format!("postgresql://{user}:{password}@{}/{database}?target_session_attrs=any", hosts.join(","))
         };
-        Self { writer: uri(writer), reader: uri(reader) }
+        Self::of(vec![uri(writer)], vec![uri(reader)])
     }
 }
 

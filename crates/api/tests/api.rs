@@ -56,7 +56,7 @@ impl Control for Fake {
     }
 
     async fn uris(&self) -> Result<Uris, Refused> {
-        Ok(Uris { writer: "w".into(), reader: "r".into() })
+        Ok(Uris::of(vec!["w".into()], vec!["r".into()]))
     }
 
     async fn request(&self, request: Request) -> Result<Accepted, Refused> {

@@ -107,8 +107,11 @@ pub(crate) async fn endpoints(args: &args::Endpoints) -> Done {
     if args.target.json {
         print::json(&uris);
     } else {
-        print::line(format!("writer  {}", uris.writer));
-        print::line(format!("reader  {}", uris.reader));
+        for (name, first, all) in [("writer", &uris.writer, &uris.writers), ("reader", &uris.reader, &uris.readers)] {
+            print::line(format!("{name}  {first}"));
+            // One for each node, where a URI can't name several: any of them will do.
+            all.iter().skip(1).for_each(|uri| print::line(format!("        {uri}")));
+        }
     }
     Ok(())
 }

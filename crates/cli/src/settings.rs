@@ -70,8 +70,22 @@ pub(crate) fn merge(base: &mut Table, over: Table) {
 
 /// The text of a trine.toml: who and where first, then the rest.
 pub(crate) fn write(table: &Table) -> Done<String> {
-    const ORDER: [&str; 10] =
-        ["cluster", "cluster_id", "node", "dir", "ports", "members", "engine", "sync", "timing", "endpoint"];
+    // A key that is no table's must come before the first table.
+    const ORDER: [&str; 13] = [
+        "cluster",
+        "cluster_id",
+        "node",
+        "dir",
+        "preset",
+        "ports",
+        "members",
+        "engine",
+        "database",
+        "volume",
+        "sync",
+        "timing",
+        "endpoint",
+    ];
     let mut rest = table.clone();
     let mut text = "# A node of a trine cluster. `members` must be the same on every node.\n".to_owned();
     let sections = ORDER.iter().filter_map(|key| rest.remove(*key).map(|v| ((*key).to_owned(), v))).collect::<Vec<_>>();
@@ -134,6 +148,16 @@ mod tests {
         for wrong in ["timing.lease_ms", "=1", "a b=1", "node=n9", "members=[]"] {
             assert!(overrides(None, &[wrong.to_owned()]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_preset_stands_before_the_tables() {
+        let all = overrides(None, &["preset=redis".to_owned(), "volume.grade=memory".to_owned()]).unwrap();
+        let mut table: Table =
+            toml::from_str("cluster = \"c\"\n[ports]\nwriter = 1\n[engine]\nkind = \"volume\"\n").unwrap();
+        merge(&mut table, all);
+        let again: Table = toml::from_str(&write(&table).unwrap()).unwrap();
+        assert_eq!(again, table);
     }
 
     #[test]

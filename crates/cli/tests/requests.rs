@@ -66,7 +66,7 @@ impl Control for Made {
     }
 
     async fn uris(&self) -> Result<Uris, Refused> {
-        Ok(Uris { writer: "postgresql://w".into(), reader: "postgresql://r".into() })
+        Ok(Uris::of(vec!["postgresql://w".into()], vec!["postgresql://r".into()]))
     }
 
     async fn request(&self, request: Request) -> Result<Accepted, Refused> {

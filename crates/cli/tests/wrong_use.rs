@@ -73,6 +73,20 @@ fn settings_are_checked_before_anything_is_made() {
     up(&["--set", "node=n9"], 2, &["node"]);
     up(&["--engine", "mysql"], 2, &["mysql", "not built yet"]);
     up(&["--engine", "oracle"], 2, &["oracle", "postgres"]);
+    up(&["--engine", "volume"], 2, &["preset", "redis", "database.command"]);
+    up(&["--engine", "volume", "--set", "preset=oracle"], 2, &["preset", "oracle", "redis"]);
+    up(
+        &["--engine", "volume", "--set", "preset=redis", "--set", "database.args=[\"{date}\"]"],
+        2,
+        &["{date}", "{data}"],
+    );
+    up(&["--set", "preset=redis"], 2, &["preset", "only for engine.kind"]);
+    let missing = ["--engine", "volume", "--set", "database.command=no-such-db", "--set", "database.package=nsdb"];
+    let named = [missing.as_slice(), &["--set", "database.user=nobody"]].concat();
+    if rustix::process::geteuid().is_root() {
+        up(&missing, 1, &["database.user"]);
+        up(&named, 1, &["no-such-db", "install the package nsdb"]);
+    }
     up(&["--config", "/nowhere.toml"], 2, &["/nowhere.toml"]);
     let file = dir.path().join("more.toml");
     fs::write(&file, "[timing]\n\nlease_ms = 7\n").unwrap();

@@ -105,6 +105,7 @@ impl Folders {
                 parameters: std::collections::BTreeMap::new(),
                 hba: Vec::new(),
             },
+            volume: None,
             sync: SyncConfig {
                 acks: plan.acks,
                 durability: if plan.available { Durability::Available } else { Durability::Strict },

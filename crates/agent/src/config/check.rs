@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
+use trine_engine::volume::DatabaseTable;
 use trine_protocol::NodeName;
 
+use super::volume::VolumeTable;
 use super::{
     Config, ConfigError, Durability, EndpointConfig, EngineConfig, EngineKind, Member, Ports, SyncConfig, Timing,
 };
@@ -26,10 +28,13 @@ struct File {
     cluster_id: Spanned<String>,
     node: Spanned<NodeName>,
     dir: Spanned<PathBuf>,
+    preset: Option<Spanned<String>>,
     #[serde(default)]
     ports: PortsTable,
     members: Spanned<Vec<Spanned<MemberTable>>>,
     engine: EngineTable,
+    database: Option<Spanned<DatabaseTable>>,
+    volume: Option<Spanned<VolumeTable>>,
     #[serde(default)]
     sync: SyncTable,
     #[serde(default)]
@@ -60,14 +65,14 @@ struct MemberTable {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EngineTable {
-    kind: Spanned<String>,
-    bin_dir: Option<Spanned<PathBuf>>,
-    user: Option<Spanned<String>>,
+pub(super) struct EngineTable {
+    pub(super) kind: Spanned<String>,
+    pub(super) bin_dir: Option<Spanned<PathBuf>>,
+    pub(super) user: Option<Spanned<String>>,
     #[serde(default)]
-    parameters: BTreeMap<String, Spanned<toml::Value>>,
+    pub(super) parameters: BTreeMap<String, Spanned<toml::Value>>,
     #[serde(default)]
-    hba: Vec<Spanned<String>>,
+    pub(super) hba: Vec<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -138,13 +143,13 @@ fn key_at(text: &str, at: usize) -> Option<String> {
     None
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
 impl Check<'_> {
-    fn refuse<T>(
+    pub(super) fn refuse<T>(
         &self,
         at: &Spanned<T>,
         key: &str,
@@ -160,8 +165,13 @@ impl Check<'_> {
         }
     }
 
+    /// A value that was found wrong elsewhere.
+    pub(super) fn refuse_at(&self, at: usize, key: String, value: String, allowed: String) -> ConfigError {
+        ConfigError::Value { path: self.path.to_owned(), line: line_of(self.text, at), key, value, allowed }
+    }
+
     /// A number within bounds.
-    fn number<T: TryFrom<i64>>(
+    pub(super) fn number<T: TryFrom<i64>>(
         &self,
         value: Option<&Spanned<i64>>,
         key: &str,
@@ -211,6 +221,7 @@ impl Check<'_> {
             ports: self.ports(&f.ports)?,
             sync: self.sync(&f.sync, &members)?,
             timing: self.timing(&f.timing)?,
+            volume: self.volume(&f.engine.kind, f.preset.as_ref(), f.database.as_ref(), f.volume.as_ref())?,
             engine: self.engine(f.engine)?,
             endpoint: self.endpoint(&f.endpoint)?,
             cluster: f.cluster.into_inner(),
@@ -354,11 +365,19 @@ impl Check<'_> {
     fn engine(&self, t: EngineTable) -> Result<EngineConfig, ConfigError> {
         let kind = match t.kind.get_ref().as_str() {
             "postgres" => EngineKind::Postgres,
-            later @ ("mysql" | "mariadb" | "volume") => {
-                return Err(self.refuse(&t.kind, "engine.kind", later, "is not built yet; use \"postgres\""));
+            "volume" => EngineKind::Volume,
+            later @ ("mysql" | "mariadb") => {
+                let allowed = "is not built yet; use \"postgres\", or \"volume\" with preset = \"mariadb\"";
+                return Err(self.refuse(&t.kind, "engine.kind", later, allowed));
             }
-            other => return Err(self.refuse(&t.kind, "engine.kind", other, "use \"postgres\"")),
+            other => {
+                let allowed = "use \"postgres\", or \"volume\" for any other database";
+                return Err(self.refuse(&t.kind, "engine.kind", other, allowed));
+            }
         };
+        if kind == EngineKind::Volume {
+            self.nothing_of_postgres(&t)?;
+        }
         if let Some(dir) = t.bin_dir.as_ref().filter(|d| !d.get_ref().is_absolute()) {
             let allowed = "use an absolute path, beginning with /";
             return Err(self.refuse(dir, "engine.bin_dir", dir.get_ref(), allowed));

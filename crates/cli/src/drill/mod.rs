@@ -26,6 +26,13 @@ const WARM_UP: Duration = Duration::from_secs(2);
 pub(crate) async fn drill(args: &args::Drill) -> Done {
     let client = connect::to(&args.target)?.client;
     let before = client.status().await?;
+    if before.engine != "postgres" {
+        let message =
+            format!("a drill's clients speak PostgreSQL only, and {} is of engine {}", before.cluster, before.engine);
+        return Err(
+            Failure::wrong_use(message).hint("`trine switchover` and a kill of a database can be tried by hand")
+        );
+    }
     let steps = Steps::plan(args, &before)?;
     if args.primary && !args.yes {
         confirm(&before)?;

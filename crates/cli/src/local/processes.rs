@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use trine_agent::CONFIG_FILE;
 
 /// A process, when it was looked at.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Process {
     pub(crate) start: u64,
     /// A zombie none of whose threads is left.
     gone: bool,
+    /// It has a terminal: a person's.
+    terminal: bool,
     program: String,
     args: Vec<Vec<u8>>,
     cwd: PathBuf,
@@ -77,6 +80,7 @@ impl Process {
             parent: fields.get(1)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
             gone: gone(&fields),
+            terminal: fields.get(4).is_some_and(|tty| *tty != "0"),
             program,
             args: cmdline.split(|b| *b == 0).map(<[u8]>::to_vec).collect(),
             cwd: fs::read_link(base.join("cwd")).unwrap_or_default(),
@@ -102,7 +106,11 @@ impl Process {
         let of_a_database =
             matches!(self.program.as_str(), "postgres" | "postmaster" | "initdb") || self.program.starts_with("pg_");
         let here = self.cwd.starts_with(dir) || self.args.iter().any(|a| names(a, dir));
-        (of_a_database && here).then_some(Part::Database)
+        // Of a database that trine does not know: whatever works in its folders, but for a person's shell. (A file in the
+        // node's folder says which, no look at the data, whose mount may hang.)
+        let of_any =
+            || !self.terminal && WORKPLACES.iter().any(|f| self.cwd.starts_with(dir.join(f))) && is_volume(dir);
+        ((of_a_database && here) || of_any()).then_some(Part::Database)
     }
 
     /// The same file as this very program, under whatever name.
@@ -119,6 +127,16 @@ impl Process {
         let same = Self::read(self.pid).is_some_and(|now| now.start == self.start);
         same && pidfd_send_signal(&fd, signal).is_ok()
     }
+}
+
+/// Where the processes of a volume's database work, below the node's folder.
+const WORKPLACES: [&str; 2] = ["data", "run/db"];
+
+/// Is the node's database one that trine does not know?
+fn is_volume(dir: &Path) -> bool {
+    let text = fs::read_to_string(dir.join(CONFIG_FILE)).unwrap_or_default();
+    let table: toml::Table = text.parse().unwrap_or_default();
+    table.get("engine").and_then(|e| e.get("kind")).and_then(toml::Value::as_str) == Some("volume")
 }
 
 /// What the fields of /proc/PID/stat from the state on say. A killed process is a zombie as soon as its first thread has
@@ -190,7 +208,7 @@ mod tests {
 
     fn process(pid: u32, parent: u32, program: &str, args: &[&str], cwd: &str) -> Process {
         let args = args.iter().map(|a| a.as_bytes().to_vec()).collect();
-        Process { pid, parent, start: 1, gone: false, program: program.into(), args, cwd: cwd.into() }
+        Process { pid, parent, start: 1, gone: false, terminal: false, program: program.into(), args, cwd: cwd.into() }
     }
 
     #[test]
@@ -218,7 +236,7 @@ mod tests {
         let dir = Path::new("/c/n1");
         let all = [
             process(10, 1, "trine", &["trine", "agent", "--config", "/c/n1/trine.toml"], "/c/n1"),
-            process(11, 10, "trine", &["trine", "guard", r#"{"data":"/c/n1/data"}"#], "/"),
+            process(11, 10, "trine", &["trine", "guard", "/c/n1/data"], "/"),
             process(12, 11, "postgres", &["postgres", "-D", "/c/n1/data"], "/c/n1/data"),
             process(13, 12, "postgres", &["postgres: walwriter"], "/c/n1/data"),
             process(14, 10, "sh", &["sh", "-c", "hook"], "/"),
@@ -232,6 +250,22 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, [10, 11, 12, 13, 14]);
         assert_eq!(of_node_among(dir, &all)[0].1, Part::Agent);
+    }
+
+    #[test]
+    fn whatever_works_in_a_volume_without_a_terminal_is_its_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data/x");
+        let text = data.to_string_lossy();
+        let all = [
+            process(11, 1, "mydb", &["mydb"], &text),
+            process(12, 1, "mydb", &["mydb"], &dir.path().join("log").to_string_lossy()),
+            Process { terminal: true, ..process(13, 1, "vi", &["vi"], &text) },
+        ];
+        let found = || of_node_among(dir.path(), &all).iter().map(|(p, _)| p.pid).collect::<Vec<_>>();
+        assert_eq!(found(), Vec::<u32>::new());
+        fs::write(dir.path().join(CONFIG_FILE), "[engine]\nkind = \"volume\"\n").unwrap();
+        assert_eq!(found(), [11]);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use trine_agent::Config;
+use trine_agent::{Config, Secrets};
 
-use crate::failure::{Done, Failure};
+use crate::failure::{Done, Failure, chain};
 
 /// A user of this machine.
 struct User {
@@ -18,12 +18,17 @@ struct User {
     groups: BTreeSet<u32>,
 }
 
-/// Checks every folder from `/` down to `dir`, as far as they exist. Only root runs the database as somebody else.
+/// Checks every folder from `/` down to `dir`, as far as they exist, and of a volume's database that it can be run at all.
 pub(crate) fn check(config: &Config, dir: &Path) -> Done {
+    if config.volume.is_some() {
+        described(config)?;
+    }
+    // Only root runs the database as somebody else.
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let name = config.engine.user.as_deref().unwrap_or("postgres");
+    // Nobody named: it runs as the owner of the folder, who can enter it.
+    let Some(name) = config.database_user() else { return Ok(()) };
     let Some(user) = User::find(name) else {
         let message = format!("there is no user {name} on this machine for the database to run as");
         return Err(Failure::failed(message)
@@ -45,6 +50,22 @@ pub(crate) fn check(config: &Config, dir: &Path) -> Done {
                 folder.display()
             )));
         }
+    }
+    Ok(())
+}
+
+/// Are the database's programs and its user here, and what its volume needs?
+fn described(config: &Config) -> Done {
+    // Only to look: a node's own are not made yet.
+    let any = || "looking".to_owned();
+    let secrets = Secrets { api_token: any(), superuser_password: any(), app_password: any() };
+    trine_agent::database(config, &secrets).map_err(|e| match &e {
+        trine_agent::AgentError::Engine(e) => Failure::failed(e.chain()),
+        _ => Failure::failed(chain(&e)),
+    })?;
+    if !Path::new("/dev/fuse").exists() {
+        return Err(Failure::failed("there is no /dev/fuse here, by which a volume is mounted")
+            .hint("load the kernel's module fuse (modprobe fuse), or give the container the device"));
     }
     Ok(())
 }
