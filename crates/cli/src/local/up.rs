@@ -97,8 +97,8 @@ async fn make(args: &Up, dir: &Path, overrides: &Table) -> Done<Cluster> {
     let plan = Plan::new(&wanted, |spec| dir.join(spec.name.as_str()))?;
     // Everything that can be known beforehand, before anything is made.
     for config in plan.configs() {
-        ports::check(config)?;
         reach::check(config, dir)?;
+        ports::check(config)?;
     }
     let mut record = Record {
         cluster: name,
