@@ -13,13 +13,14 @@ use trine_consensus::{ConsensusConfig, Founding, RaftConsensus, Standing};
 use trine_endpoint::{Endpoint, Kind, Limits};
 use trine_engine::guard::GuardCommand;
 use trine_engine::postgres::{PostgresConfig, PostgresEngine};
-use trine_engine::volume::{DatabaseSpec, Place};
+use trine_engine::volume::{DatabaseSpec, Place, VolumeConfig, VolumeEngine};
 use trine_engine::{DataCopy, Engine, Inspection, Process};
 use trine_platform::{BootClock, Clock, Disk, FileDisk, Listener, Network, Relays, TcpNetwork};
 use trine_transport::{Identity, Peers, Server};
+use trine_volume::Settings;
 
 use crate::bureau::{Bureau, keep_controlling};
-use crate::config::{Config, EngineKind, SECRETS_FILE, Secrets};
+use crate::config::{Config, EngineKind, Grade, SECRETS_FILE, Secrets};
 use crate::control::NodeControl;
 use crate::desk::Desk;
 use crate::dial::{NodeDialer, wire};
@@ -28,6 +29,7 @@ use crate::errors::AgentError;
 use crate::generation::{begun, keep_asking, prepare, reform};
 use crate::keeper::keep_database;
 use crate::lease::{keep_fence, keep_lease, release};
+use crate::neighbours::PeerEngines;
 use crate::node::{Doing, Node};
 use crate::probe::keep_probing;
 use crate::reach::keep_reaching;
@@ -110,11 +112,34 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
             Ok(Arc::new(PostgresEngine::open(postgres, clock)?))
         }
         EngineKind::Volume => {
+            let missing = || trine_engine::EngineError::Config("no [database] and no preset is set".to_owned());
             // What can be known of the database is known first: programs, the user, paths.
-            drop(database(config, secrets)?);
-            Err(trine_engine::EngineError::Config("the volume engine is not built yet".to_owned()).into())
+            let spec = database(config, secrets)?.ok_or_else(missing)?;
+            let settings = config.volume.as_ref().map(|v| Settings {
+                grade: match v.grade {
+                    Grade::Disk => trine_volume::Grade::Disk,
+                    Grade::Memory => trine_volume::Grade::Memory,
+                },
+                retain: v.journal_bytes,
+            });
+            let volume = VolumeConfig {
+                me: config.node.clone(),
+                dir: config.dir.clone(),
+                spec,
+                settings: settings.unwrap_or_default(),
+                guard: GuardCommand { program, args: vec!["guard".to_owned()] },
+                identity: identity_of(&config.cluster_id),
+            };
+            Ok(Arc::new(VolumeEngine::open(volume, clock)?))
         }
     }
+}
+
+/// A number for the volume of a cluster: a part of its own, which is random.
+fn identity_of(cluster: &str) -> u64 {
+    cluster
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
 }
 
 /// The database of a node with [`EngineKind::Volume`], resolved on this machine. Starts nothing.
@@ -152,6 +177,7 @@ pub async fn start(
         (None, false) => Founding::Join,
     };
     let raft = consensus(&config, founding, &disk, &peers).await?;
+    engine.meet(Arc::new(PeerEngines(peers.clone())));
     engine.attach().await?;
 
     let serving = Arc::new(Serving::new(clock.clone()));

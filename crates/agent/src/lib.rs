@@ -27,6 +27,7 @@ mod keeper;
 mod known;
 mod lease;
 mod loss;
+mod neighbours;
 mod node;
 mod probe;
 mod reach;

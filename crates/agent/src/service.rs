@@ -13,6 +13,7 @@ use trine_transport::{CallRefused, Service, answer, parse};
 
 use crate::digest::Account;
 use crate::lease::{Release, Renew};
+use crate::neighbours::EnginePreface;
 use crate::node::Node;
 use crate::switchover::caught_up;
 
@@ -78,6 +79,12 @@ impl Service for NodeService {
     }
 
     async fn stream(&self, from: NodeName, preface: serde_json::Value, stream: BoxStream) {
+        if let Ok(EnginePreface { engine: ask }) = serde_json::from_value(preface.clone()) {
+            if self.0.config.member(&from).is_some() {
+                self.0.engine.serve(&from, ask, stream).await;
+            }
+            return;
+        }
         match serde_json::from_value(preface) {
             Ok(preface) => crate::dial::serve(&self.0, preface, stream).await,
             Err(error) => tracing::warn!(%from, %error, "a stream began with a line that can't be read"),

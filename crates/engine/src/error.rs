@@ -142,6 +142,29 @@ pub enum EngineError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The volume that the database's files are on.
+    #[error("can't {action}")]
+    Volume {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: trine_volume::VolumeError,
+    },
+    /// The volume's mount.
+    #[error("can't mount the volume")]
+    Mount(#[from] trine_volume::MountError),
+    /// Another node's engine can't be reached.
+    #[error("can't {action} {node}")]
+    Neighbour {
+        /// What was tried.
+        action: &'static str,
+        /// Which.
+        node: NodeName,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// It took too long.
     #[error("the database took too long to {0}")]
     Timeout(&'static str),
@@ -152,6 +175,11 @@ impl EngineError {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// For `map_err`: an operation on the volume failed.
+    pub(crate) fn volume(action: &'static str) -> impl FnOnce(trine_volume::VolumeError) -> Self {
+        move |source| Self::Volume { action, source }
     }
 
     /// For `map_err`: a statement failed.

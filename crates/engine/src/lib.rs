@@ -11,13 +11,16 @@ mod files;
 pub mod guard;
 mod history;
 mod inspection;
+mod neighbours;
 pub mod postgres;
+mod threads;
 pub mod volume;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -29,6 +32,7 @@ use trine_protocol::{Epoch, Moment, NodeName, Position};
 pub use error::EngineError;
 pub use history::{Fork, History};
 pub use inspection::{DataCopy, Inspection, Process, Role, StandbySeen};
+pub use neighbours::{Ask, Neighbours};
 
 /// A database under the agent's control.
 ///
@@ -36,8 +40,20 @@ pub use inspection::{DataCopy, Inspection, Process, Role, StandbySeen};
 /// expects. None of them decides anything: which epoch, whom to follow and when to stop comes from the agent.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
-    /// Which kind: `postgres`.
+    /// Which kind: `postgres`, `volume`.
     fn kind(&self) -> &'static str;
+
+    /// Gives it the way to the other nodes' engines, before anything else. One whose database goes to the others by itself
+    /// does not need it.
+    fn meet(&self, neighbours: Arc<dyn Neighbours>) {
+        drop(neighbours);
+    }
+
+    /// Another node's engine has opened a stream to this one. Returns once the stream may be closed.
+    async fn serve(&self, from: &NodeName, ask: Ask, stream: BoxStream) {
+        tracing::warn!(%from, ?ask, kind = self.kind(), "this engine takes no streams");
+        drop(stream);
+    }
 
     /// Called once when the agent starts, before anything else: finds a guard that is still running and its database,
     /// kills what is left of a database without a guard, finishes or removes what a crash left of a clone.

@@ -103,6 +103,7 @@ impl Shared {
     }
 
     fn keep_flushing(&self) -> Result<(), VolumeError> {
+        let mut noted = 0;
         loop {
             let (end, durable, idle) = {
                 let rest = |s: &mut crate::state::State| {
@@ -119,9 +120,10 @@ impl Shared {
             if end > durable {
                 self.flush()?;
             }
-            if idle {
+            if idle && end > noted {
                 self.journal.remember()?;
                 self.look_at_room()?;
+                noted = end;
             }
             self.journal.prepare(self.keep())?;
         }

@@ -129,6 +129,12 @@ impl Volume {
         Ok(Self { shared })
     }
 
+    /// Whether both are the same opening of the same copy.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Whose it is: the same in all copies.
     #[must_use]
     pub fn identity(&self) -> u64 {

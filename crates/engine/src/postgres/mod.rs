@@ -18,7 +18,6 @@ mod session;
 mod setup;
 mod start;
 mod sync;
-mod threads;
 mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +35,7 @@ use trine_protocol::{Epoch, Moment, NodeName, Position};
 use crate::account::Account;
 use crate::guard::descendants::Whose;
 use crate::guard::{GuardClient, GuardCommand};
+use crate::threads::Threads;
 use crate::{
     Adopted, CopyId, Engine, EngineError, Followed, History, Inspection, Process, Progress, SyncSetting, Upstream,
 };
@@ -44,7 +44,6 @@ use config::Live;
 use control::Control;
 use paths::Paths;
 use session::Session;
-use threads::Threads;
 
 /// How many connections are kept: what the operations of one keeper and a barrier use at once. To open one takes a fork
 /// and an authentication, 5 to 15 ms in which clients may be waiting.

@@ -9,18 +9,26 @@
 //! | `program.rs` | where programs are |
 //! | `run.rs` | runs a program to its end, within a deadline; makes the first data |
 //! | `checks.rs` | does it answer? |
+//! | `engine.rs` | the [`crate::Engine`]: the volume's copy, and the database where it is the primary's |
+//! | `following.rs`, `serving.rs` | a standby's side, and the primary's |
+//! | `paths.rs` | the folders |
 //! | `process.rs` | its processes: started under a guard, asked, stopped |
 
 mod checks;
+mod engine;
+mod following;
+mod paths;
 mod preset;
 mod process;
 mod program;
 mod run;
+mod serving;
 mod spec;
 mod table;
 mod template;
 
 pub use checks::CheckError;
+pub use engine::{VolumeConfig, VolumeEngine};
 pub use preset::{PRESETS, preset};
 pub use process::Instance;
 pub use spec::{Check, DatabaseSpec, Health, How, Listen, Place, Program, Ready, Stop};

@@ -27,6 +27,8 @@ pub struct Instance {
     log: PathBuf,
     /// Where this start's part of the log begins.
     mark: Arc<AtomicU64>,
+    /// The guard's newest deadline, in nanoseconds of the lease's clock; 0: none yet.
+    deadline: Arc<AtomicU64>,
 }
 
 impl Instance {
@@ -35,7 +37,14 @@ impl Instance {
     pub fn new(spec: DatabaseSpec, guard: GuardCommand) -> Self {
         let (run, logs) = (spec.place.dir.join("run"), spec.place.dir.join("log"));
         let guard = GuardClient::new(guard, &run, logs.join("guard.log"), spec.workplaces(), Whose::Anybody);
-        Self { spec: Arc::new(spec), guard, run, log: logs.join("database.log"), mark: Arc::default() }
+        Self {
+            spec: Arc::new(spec),
+            guard,
+            run,
+            log: logs.join("database.log"),
+            mark: Arc::default(),
+            deadline: Arc::default(),
+        }
     }
 
     /// What it runs.
@@ -66,26 +75,28 @@ impl Instance {
             blocking(move || spec.prepare()).await?;
             self.mark.store(self.log_length(), Ordering::Relaxed);
             self.guard.spawn(&self.spec.order(&self.run, self.log.clone())).await?;
+            // One that was pushed before there was a guard.
+            match self.deadline.load(Ordering::Relaxed) {
+                0 => {}
+                deadline => self.guard.push(Moment::from_nanos(deadline)),
+            }
         }
         let mut state = self.guard.state();
         let pid = self.guard.pids().map(|(_, database)| database);
-        tokio::select! {
-            ready = self.spec.until_ready() => match (ready, pid) {
-                (Ok(()), Some(pid)) => {
-                    self.guard.answered(pid);
-                    Ok(())
-                }
-                (Ok(()), None) => Err(self.start_failed("it ended".to_owned()).await),
-                (Err(e), _) => {
-                    let why = format!("it is not ready within {:?}: {e}", self.spec.ready.within);
-                    Err(self.start_failed(why).await)
-                }
-            },
-            _ = state.wait_for(|s| *s == Process::Stopped) => {
-                let why = self.guard.ending().map_or_else(|| "it ended".to_owned(), words);
-                Err(self.start_failed(why).await)
+        let ready = tokio::select! {
+            ready = self.spec.until_ready() => Some(ready),
+            _ = state.wait_for(|s| *s == Process::Stopped) => None,
+        };
+        let why = match (ready, pid) {
+            (Some(Ok(())), Some(pid)) => {
+                self.guard.answered(pid);
+                return Ok(());
             }
-        }
+            (Some(Ok(())), None) => "it ended".to_owned(),
+            (Some(Err(e)), _) => format!("it is not ready within {:?}: {e}", self.spec.ready.within),
+            (None, _) => self.guard.ending().map_or_else(|| "it ended".to_owned(), words),
+        };
+        Err(self.start_failed(why).await)
     }
 
     async fn start_failed(&self, why: String) -> EngineError {
@@ -139,6 +150,7 @@ impl Instance {
 
     /// Arms the guard, or moves its deadline.
     pub fn push(&self, deadline: Moment) {
+        self.deadline.fetch_max(deadline.as_nanos(), Ordering::Relaxed);
         self.guard.push(deadline);
     }
 

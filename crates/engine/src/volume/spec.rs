@@ -374,6 +374,11 @@ impl DatabaseSpec {
         self.program.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
+    /// Whose the data directory is: user and group.
+    pub(crate) fn owner(&self) -> (u32, u32) {
+        (self.account.uid, self.account.gid)
+    }
+
     /// Before each start, when no process of the database is left: makes `{run}` and `{log}`, empties `{run}`, writes the
     /// files there, and removes from the data what must not outlive a process.
     ///

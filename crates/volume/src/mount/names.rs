@@ -94,7 +94,7 @@ impl<S: Store> Served<S> {
         let replaced = self.store.change(|tree| {
             let target = tree.lookup(to, new).ok().filter(|_| how == Renaming::Replace);
             let open = target.is_some_and(|ino| self.opens.is_open(ino));
-            let replaced = target.and_then(|ino| Some((ino, tree.get(ino).filter(|i| i.is_directory()).cloned())));
+            let replaced = target.map(|ino| (ino, tree.get(ino).filter(|i| i.is_directory()).cloned()));
             let op = Op::Rename { parent, name: name.into(), to, new: new.into(), how, open, at: now() };
             Ok((op, replaced))
         })?;

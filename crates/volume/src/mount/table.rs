@@ -25,7 +25,7 @@ pub(super) struct Row {
 /// The uppermost mount at a path, which has no links in it. `None`: nothing is mounted there.
 pub(super) fn top(at: &Path) -> Option<Row> {
     let table = fs::read("/proc/self/mountinfo").ok()?;
-    table.split(|b| *b == b'\n').filter_map(row).filter(|row| row.at == at).last()
+    table.split(|b| *b == b'\n').filter_map(row).rfind(|row| row.at == at)
 }
 
 /// Detaches what a dead process left mounted there ("Transport endpoint is not connected"). What is alive stays.

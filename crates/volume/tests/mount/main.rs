@@ -1,4 +1,6 @@
 //! The mount, on a volume in memory: does it what a plain directory does?
 
+#![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 mod common;
 mod life;

@@ -1,6 +1,7 @@
 //! The engine's own threads.
 
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use trine_platform::{Rank, rank_thread};
 
 use crate::EngineError;
@@ -11,10 +12,10 @@ const WORKERS: usize = 2;
 /// The threads that the engine works on. Its files may be on a disk that hangs, and the agent's own threads must not wait
 /// for that.
 #[derive(Debug)]
-pub(super) struct Threads(Option<Runtime>);
+pub(crate) struct Threads(Option<Runtime>);
 
 impl Threads {
-    pub(super) fn start() -> Result<Self, EngineError> {
+    pub(crate) fn start() -> Result<Self, EngineError> {
         let built = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .thread_name("engine")
@@ -28,14 +29,19 @@ impl Threads {
     }
 
     /// Runs `work` there, to its end.
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         if let Some(runtime) = &self.0 {
             runtime.spawn(work);
         }
     }
 
+    /// Runs `work` there, until it ends or is aborted; `None`: the threads are gone.
+    pub(crate) fn start_task(&self, work: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
+        self.0.as_ref().map(|runtime| runtime.spawn(work))
+    }
+
     /// Runs `work` there. When the caller drops this, the work is dropped at its next await.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+    pub(crate) async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let Some(runtime) = &self.0 else { return std::future::pending().await };
         let mut task = AbortOnDrop(runtime.spawn(work));
         match (&mut task.0).await {
@@ -56,7 +62,7 @@ impl Drop for Threads {
     }
 }
 
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+struct AbortOnDrop<T>(JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
