@@ -147,7 +147,7 @@ pub(super) fn end(said: &str) -> String {
 }
 
 /// Removes everything in a folder.
-fn empty(folder: &Path) -> Result<(), EngineError> {
+pub(super) fn empty(folder: &Path) -> Result<(), EngineError> {
     let entries = fs::read_dir(folder).map_err(EngineError::io("read", folder))?;
     for entry in entries {
         let entry = entry.map_err(EngineError::io("read", folder))?;

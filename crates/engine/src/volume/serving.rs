@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use trine_protocol::Epoch;
-use trine_volume::{Mount, MountOptions, Volume};
+use trine_volume::{Ino, Mount, MountOptions, Op, Store, Volume};
 
-use super::Instance;
 use super::paths::Paths;
+use super::run::empty;
+use super::{DatabaseSpec, Instance};
 use crate::guard::blocking;
 use crate::{EngineError, Process};
 
@@ -72,7 +73,12 @@ impl Serving {
                 let _ = process.wait_for(|p| *p == Process::Stopped).await;
                 "its database has ended".to_owned()
             }
-            Err(error) => error.chain(),
+            Err(error) => {
+                if !self.is_ending() {
+                    tracing::error!(epoch = %self.epoch, error = error.chain(), "the database did not start");
+                }
+                error.chain()
+            }
         };
         // A start that was given up may be under way still.
         while self.instance.attach().await.unwrap_or(true) {
@@ -86,11 +92,27 @@ impl Serving {
 
     async fn start(&self) -> Result<(), EngineError> {
         let spec = self.instance.spec();
-        if !spec.init.is_empty() && is_empty(&self.volume) {
-            tracing::info!(database = spec.name(), "the volume is empty: the first data is made");
-            spec.initialise().await?;
+        if !spec.init.is_empty() {
+            match first_data(&self.volume) {
+                FirstData::There => {}
+                FirstData::Missing => self.make_first_data(spec).await?,
+                FirstData::Begun => {
+                    tracing::warn!(database = spec.name(), "the first data was not finished: it is made anew");
+                    let data = spec.place.data.clone();
+                    blocking(move || empty(&data)).await?;
+                    self.make_first_data(spec).await?;
+                }
+            }
         }
         self.instance.start().await
+    }
+
+    /// Nobody is let in before it is done: an epoch opens when the database answers. So what is half-made is nobody's data.
+    async fn make_first_data(&self, spec: &DatabaseSpec) -> Result<(), EngineError> {
+        tracing::info!(database = spec.name(), "the volume is empty: the first data is made");
+        mark(&self.volume, BEGUN)?;
+        spec.initialise().await?;
+        mark(&self.volume, DONE)
     }
 
     /// The database ends cleanly; what the kernel still has of its files goes into the log.
@@ -127,7 +149,37 @@ impl Serving {
     }
 }
 
-fn is_empty(volume: &Volume) -> bool {
-    use trine_volume::{Ino, Store};
-    volume.look(|tree| tree.is_empty() || tree.iter().all(|(ino, _)| ino == Ino::ROOT))
+/// An attribute of the volume's own directory: how far the first data is.
+const FIRST_DATA: &[u8] = b"trusted.trine.first-data";
+const BEGUN: &[u8] = b"begun";
+const DONE: &[u8] = b"done";
+
+enum FirstData {
+    Missing,
+    Begun,
+    There,
+}
+
+fn first_data(volume: &Volume) -> FirstData {
+    volume.look(|tree| {
+        let mark = tree.get(Ino::ROOT).and_then(|root| root.xattrs.get(FIRST_DATA));
+        let empty = tree.iter().all(|(ino, _)| ino == Ino::ROOT);
+        match mark {
+            Some(mark) if **mark == *BEGUN => FirstData::Begun,
+            Some(_) => FirstData::There,
+            None if empty => FirstData::Missing,
+            // Somebody has put it there.
+            None => FirstData::There,
+        }
+    })
+}
+
+fn mark(volume: &Volume, how_far: &'static [u8]) -> Result<(), EngineError> {
+    let at = volume.look(|tree| tree.get(Ino::ROOT).map(|root| root.ctime)).unwrap_or_default();
+    let op = Op::SetXattr { ino: Ino::ROOT, name: FIRST_DATA.into(), value: how_far.into(), at };
+    volume.change(|_| Ok((op, ()))).map_err(|errno| EngineError::Io {
+        action: "mark the first data in",
+        path: "the volume".into(),
+        source: errno.into(),
+    })
 }
