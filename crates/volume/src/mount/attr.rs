@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -93,14 +93,35 @@ pub(super) fn kind(inode: &Inode) -> FileType {
     }
 }
 
+/// Who asks for something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Asker {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl Asker {
+    /// Whether it may leave a file that it changes with a set-user bit.
+    pub(super) fn is_root(self) -> bool {
+        self.uid == 0
+    }
+}
+
+impl From<&Request> for Asker {
+    fn from(request: &Request) -> Self {
+        Self { uid: request.uid(), gid: request.gid() }
+    }
+}
+
 /// The permissions without what a write or a new owner takes away, if that is any.
-pub(super) fn tamed(inode: &Inode) -> Option<u32> {
+pub(super) fn tamed(inode: &Inode, by: Asker) -> Option<u32> {
     if inode.is_directory() {
         return None;
     }
     let mut mode = inode.mode & !SUID;
-    // Without it the bit marks files with mandatory locks, once.
-    if mode & GROUP_EXECUTES != 0 {
+    // Where the group may not execute it, the bit is only lost to whom is not of the group (of the groups that a process has
+    // besides its first one nothing is known here).
+    if mode & GROUP_EXECUTES != 0 || (!by.is_root() && by.gid != inode.gid) {
         mode &= !SGID;
     }
     (mode != inode.mode).then_some(mode)
@@ -155,13 +176,14 @@ mod tests {
     #[test]
     fn what_a_write_takes_away() {
         let mut inode = crate::Tree::default().get(Ino::ROOT).unwrap().clone();
+        let [root, member, stranger] = [(0, 7), (1, 0), (1, 1)].map(|(uid, gid)| Asker { uid, gid });
         inode.mode = 0o6755;
-        assert_eq!(tamed(&inode), None);
+        assert_eq!(tamed(&inode, stranger), None);
         inode.what = What::File { size: 0 };
-        assert_eq!(tamed(&inode), Some(0o755));
+        assert_eq!(tamed(&inode, root), Some(0o755));
         inode.mode = 0o6745;
-        assert_eq!(tamed(&inode), Some(0o2745));
+        assert_eq!([root, member, stranger].map(|by| tamed(&inode, by)), [Some(0o2745), Some(0o2745), Some(0o745)]);
         inode.mode = 0o755;
-        assert_eq!(tamed(&inode), None);
+        assert_eq!(tamed(&inode, stranger), None);
     }
 }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::{Growth, Ino, Op, Stamp, Store};
 
-use super::attr::{now, tamed};
+use super::attr::{Asker, now, tamed};
 use super::served::Served;
 
 /// Attributes that are to change: what is `None` stays.
@@ -26,17 +26,17 @@ pub(super) struct Change {
 const CAPABILITIES: &[u8] = b"security.capability";
 
 impl<S: Store> Served<S> {
-    /// Changes attributes; `tame`: who asks may not leave a file that he changes with a set-user bit.
-    pub(super) fn set(&self, ino: Ino, mut change: Change, tame: bool) -> Result<(), Errno> {
+    /// Changes attributes.
+    pub(super) fn set(&self, ino: Ino, change: Change, by: Asker) -> Result<(), Errno> {
         if let Some(size) = change.size {
-            if tame {
-                self.tame(ino)?;
+            if !by.is_root() {
+                self.tame(ino, by)?;
             }
             let at = change.mtime.unwrap_or(change.ctime);
             self.store.change(|_| Ok((Op::Resize { ino, size, at }, ())))?;
         }
         if change.uid.is_some() || change.gid.is_some() {
-            self.tame(ino)?;
+            self.tame(ino, by)?;
         }
         // Nothing is logged that changes nothing.
         let differs = self.store.look(|tree| {
@@ -45,7 +45,7 @@ impl<S: Store> Served<S> {
             for (new, old) in [(change.mode, inode.mode), (change.uid, inode.uid), (change.gid, inode.gid)] {
                 differs |= new.is_some_and(|new| new != old);
             }
-            for (new, old) in [(&mut change.atime, inode.atime), (&mut change.mtime, inode.mtime)] {
+            for (new, old) in [(change.atime, inode.atime), (change.mtime, inode.mtime)] {
                 differs |= new.is_some_and(|new| new != old);
             }
             Ok(differs)
@@ -57,14 +57,15 @@ impl<S: Store> Served<S> {
         self.store.change(|_| Ok((Op::Attributes { ino, mode, uid, gid, atime, mtime, ctime }, ())))
     }
 
-    pub(super) fn write_content(&self, ino: Ino, offset: u64, data: &[u8], tame: bool) -> Result<(), Errno> {
-        if tame {
-            self.tame(ino)?;
+    /// Writes; `tame`: it may not leave the file with a set-user bit.
+    pub(super) fn write_content(&self, ino: Ino, offset: u64, data: &[u8], tame: Option<Asker>) -> Result<(), Errno> {
+        if let Some(by) = tame {
+            self.tame(ino, by)?;
         }
         self.store.change(|_| Ok((Op::Write { ino, offset, data: Cow::Borrowed(data), at: now() }, ())))
     }
 
-    pub(super) fn allocate(&self, ino: Ino, offset: u64, len: u64, mode: i32, tame: bool) -> Result<(), Errno> {
+    pub(super) fn allocate(&self, ino: Ino, offset: u64, len: u64, mode: i32, by: Asker) -> Result<(), Errno> {
         let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
         let growth = if flags.contains(FallocateFlags::KEEP_SIZE) { Growth::Keeps } else { Growth::Grows };
         let rest = flags.difference(FallocateFlags::KEEP_SIZE);
@@ -73,8 +74,8 @@ impl<S: Store> Served<S> {
             (FallocateFlags::PUNCH_HOLE, Growth::Keeps) | (FallocateFlags::ZERO_RANGE, _) => true,
             _ => return Err(Errno::OPNOTSUPP),
         };
-        if tame {
-            self.tame(ino)?;
+        if !by.is_root() {
+            self.tame(ino, by)?;
         }
         let at = now();
         self.store.change(|_| {
@@ -88,10 +89,10 @@ impl<S: Store> Served<S> {
     }
 
     /// Takes away what lets a program run with more rights than its user's.
-    fn tame(&self, ino: Ino) -> Result<(), Errno> {
+    fn tame(&self, ino: Ino, by: Asker) -> Result<(), Errno> {
         let (mode, capabilities) = self.store.look(|tree| {
             let inode = tree.get(ino).ok_or(Errno::NOENT)?;
-            Ok((tamed(inode), inode.xattrs.contains_key(CAPABILITIES)))
+            Ok((tamed(inode, by), inode.xattrs.contains_key(CAPABILITIES)))
         })?;
         if mode.is_some() {
             let ctime = now();

@@ -157,7 +157,7 @@ impl<S: Store> Filesystem for Served<S> {
             mtime: mtime.map(stamp_or_now),
             ctime: ctime.map_or_else(now, stamp),
         };
-        match self.set(ino(number), change, request.uid() != 0) {
+        match self.set(ino(number), change, request.into()) {
             Ok(()) => self.attributes(ino(number), reply),
             Err(error) => reply.error(errno(error)),
         }
@@ -245,7 +245,7 @@ impl<S: Store> Filesystem for Served<S> {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -255,7 +255,7 @@ impl<S: Store> Filesystem for Served<S> {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let tame = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let tame = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| request.into());
         let written = u32::try_from(data.len()).unwrap_or(u32::MAX);
         match self.write_content(ino(number), offset, data, tame) {
             Ok(()) if must_sync(write_flags, flags) => self.store.sync(Box::new(move |done| match done {
@@ -375,7 +375,7 @@ impl<S: Store> Filesystem for Served<S> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        empty(self.allocate(ino(number), offset, length, mode, request.uid() != 0), reply);
+        empty(self.allocate(ino(number), offset, length, mode, request.into()), reply);
     }
 
     // What follows the kernel does by itself once it has been told that it must.

@@ -50,9 +50,9 @@ impl<S: Store> Served<S> {
 }
 
 fn kept(name: &[u8]) -> Result<(), Errno> {
-    if KEPT.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
-        Ok(())
-    } else {
-        Err(Errno::OPNOTSUPP)
+    match KEPT.iter().find_map(|prefix| name.strip_prefix(*prefix)) {
+        Some([]) => Err(Errno::INVAL),
+        Some(_) => Ok(()),
+        None => Err(Errno::OPNOTSUPP),
     }
 }

@@ -3,4 +3,6 @@
 #![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod common;
+mod here;
 mod life;
+mod posix;
