@@ -5,4 +5,6 @@
 mod common;
 mod here;
 mod life;
+mod mapping;
 mod posix;
+mod syncs;
