@@ -84,7 +84,7 @@ impl Here {
     }
 }
 
-fn list(top: &Path, at: &Path, all: &mut Vec<String>) {
+pub(crate) fn list(top: &Path, at: &Path, all: &mut Vec<String>) {
     let meta = fs::symlink_metadata(at).unwrap();
     let name = at.strip_prefix(top).unwrap().display();
     let mut line = format!("/{name} {:o} {}:{}", meta.permissions().mode(), meta.uid(), meta.gid());

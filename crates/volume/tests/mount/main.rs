@@ -7,4 +7,5 @@ mod here;
 mod life;
 mod mapping;
 mod posix;
+mod random;
 mod syncs;
