@@ -72,10 +72,12 @@ impl<S: Store> Served<S> {
     pub(super) fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
         let (ino, inode) = self.store.change(|tree| {
             let ino = tree.lookup(parent, name)?;
-            let inode = tree.get(ino).filter(|inode| inode.is_directory()).cloned().ok_or(Errno::NOTDIR)?;
+            let inode = tree.get(ino).filter(|inode| is_empty(inode)).cloned();
             Ok((Op::Rmdir { parent, name: name.into(), at: now() }, (ino, inode)))
         })?;
-        self.directories.remove(ino, inode);
+        if let Some(inode) = inode {
+            self.directories.remove(ino, inode);
+        }
         Ok(())
     }
 
@@ -94,7 +96,7 @@ impl<S: Store> Served<S> {
         let replaced = self.store.change(|tree| {
             let target = tree.lookup(to, new).ok().filter(|_| how == Renaming::Replace);
             let open = target.is_some_and(|ino| self.opens.is_open(ino));
-            let replaced = target.map(|ino| (ino, tree.get(ino).filter(|i| i.is_directory()).cloned()));
+            let replaced = target.map(|ino| (ino, tree.get(ino).filter(|inode| is_empty(inode)).cloned()));
             let op = Op::Rename { parent, name: name.into(), to, new: new.into(), how, open, at: now() };
             Ok((op, replaced))
         })?;
@@ -151,4 +153,9 @@ impl<S: Store> Served<S> {
             tracing::warn!(ino = ino.0, %error, "a file without a name stays");
         }
     }
+}
+
+/// Whether it is a directory with nothing in it.
+fn is_empty(inode: &Inode) -> bool {
+    inode.directory().is_some_and(|directory| directory.entries.is_empty())
 }

@@ -14,8 +14,8 @@ use rustix::mm::MsyncFlags;
 use crate::common::{Memory, Pair};
 use crate::mapping::Mapping;
 
-/// How many syncs the call took, and whether its write was there by then.
-fn syncs(store: &Memory, call: impl FnOnce()) -> u64 {
+/// How many syncs the call took.
+fn syncs<T>(store: &Memory, call: impl FnOnce() -> T) -> u64 {
     let before = store.syncs.load(Ordering::SeqCst);
     call();
     store.syncs.load(Ordering::SeqCst) - before
@@ -27,7 +27,7 @@ fn each_way_to_sync_reaches_the_store() {
     let (at, store) = (pair.volume(), &pair.store);
     let path = at.join("a");
     let file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
-    assert_eq!(syncs(store, || drop(file.write_at(b"abc", 0).unwrap())), 0);
+    assert_eq!(syncs(store, || file.write_at(b"abc", 0).unwrap()), 0);
     store.ops();
     assert_eq!(syncs(store, || file.sync_all().unwrap()), 1);
     assert!(store.ops().contains(&"write"));
@@ -39,7 +39,7 @@ fn each_way_to_sync_reaches_the_store() {
         let fd = rustix::fs::open(&path, OFlags::RDWR | flags, Mode::empty()).unwrap();
         let mapping = Mapping::anonymous(4096);
         mapping.bytes()[0] = 7;
-        assert_eq!(syncs(store, || drop(rustix::io::pwrite(&fd, mapping.bytes(), 4096).unwrap())), 1, "{flags:?}");
+        assert_eq!(syncs(store, || rustix::io::pwrite(&fd, mapping.bytes(), 4096).unwrap()), 1, "{flags:?}");
         assert!(store.ops().contains(&"write"), "{flags:?}");
     }
     let mut mapping = Mapping::of(&file, 4096);
@@ -52,11 +52,11 @@ fn each_way_to_sync_reaches_the_store() {
     assert!(store.ops().contains(&"write"));
     // A write that is to be synced by itself (RWF_DSYNC).
     let data = [std::io::IoSlice::new(b"once")];
-    assert_eq!(syncs(store, || drop(rustix::io::pwritev2(&file, &data, 9, rustix::io::ReadWriteFlags::DSYNC))), 1);
+    assert_eq!(syncs(store, || rustix::io::pwritev2(&file, &data, 9, rustix::io::ReadWriteFlags::DSYNC).unwrap()), 1);
     // Written past the kernel's cache, for its set-user bit.
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o4777)).unwrap();
     let fd = rustix::fs::open(&path, OFlags::RDWR | OFlags::DSYNC, Mode::empty()).unwrap();
-    assert!(syncs(store, || drop(rustix::io::pwrite(&fd, b"abc", 0).unwrap())) >= 1);
+    assert!(syncs(store, || rustix::io::pwrite(&fd, b"abc", 0).unwrap()) >= 1);
 }
 
 /// The kernel writes back what it has, but tells this of no FUSE mount but those of virtual machines and block devices: who
