@@ -65,7 +65,7 @@ pub enum MountError {
     /// This process may not mount.
     #[error(
         "can't mount the volume at {}: {why}; run as root (in a container, with --cap-add SYS_ADMIN and --device /dev/fuse), \
-         or install fusermount3 (package fuse3)", at.display()
+         or install fusermount3 (package fuse3) and make /dev/fuse everybody's (chmod 666 /dev/fuse)", at.display()
     )]
     NotPermitted {
         /// The mount point.

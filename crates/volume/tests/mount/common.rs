@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 use tempfile::TempDir;
-use trine_volume::{Growth, Ino, Mount, MountOptions, Op, Room, Store, Tree};
+use trine_volume::{Growth, Ino, Mount, MountOptions, Op, Room, Stamp, Store, Tree};
 
 /// Called once it is synced.
 type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
@@ -34,6 +34,13 @@ struct Inner {
 }
 
 impl Memory {
+    /// Of a user, and of the group with the same number.
+    pub(crate) fn of(user: u32) -> Self {
+        let memory = Self::default();
+        memory.inner.lock().unwrap().tree = Tree::new(user, user, Stamp::default());
+        memory
+    }
+
     /// The operations since this was last called.
     pub(crate) fn ops(&self) -> Vec<&'static str> {
         std::mem::take(&mut self.inner.lock().unwrap().ops)

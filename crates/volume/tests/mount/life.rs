@@ -1,7 +1,8 @@
 //! A volume is mounted and goes again.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use rustix::io::Errno;
 use trine_volume::{Mount, MountError, MountOptions, clean_stale};
 
@@ -204,4 +206,75 @@ fn what_a_dead_process_left_is_removed() {
     let mount = open(dir.path()).unwrap();
     mount.close().unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+const NOBODY: &str = "TRINE_TEST_NOBODY_MOUNTS";
+
+/// What this test says as a user without rights, who owns the directory that is named to it.
+fn as_nobody(test: &str, path: Option<&Path>) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).unwrap();
+    // The program is where nobody may run it from.
+    let program = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempfile().unwrap();
+    let program = program.into_temp_path();
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--exact", test, "--nocapture"]).current_dir("/").env(NOBODY, dir.path()).uid(65534).gid(65534);
+    if let Some(path) = path {
+        command.env("PATH", path);
+    }
+    let output = command.output().unwrap();
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn who_may_not_mount_is_told() {
+    if let Some(at) = std::env::var_os(NOBODY) {
+        println!("{}", open(Path::new(&at)).unwrap_err());
+    } else if can_mount() {
+        let told = as_nobody("life::who_may_not_mount_is_told", Some(Path::new("/nowhere")));
+        assert!(told.contains("install fusermount3 (package fuse3)"), "{told}");
+    }
+}
+
+#[test]
+fn who_is_not_root_mounts_by_fusermount3() {
+    if let Some(at) = std::env::var_os(NOBODY) {
+        let path = Path::new(&at).join("a");
+        let nobody = || Arc::new(Memory::of(65534));
+        let mount = Mount::open(nobody(), Path::new(&at), &MountOptions::default()).unwrap();
+        let file = File::create(&path).unwrap();
+        file.write_at(b"abc", 0).unwrap();
+        file.sync_all().unwrap();
+        assert!(matches!(mount.close(), Err(MountError::Busy { .. })));
+        drop(file);
+        assert_eq!(fs::read(&path).unwrap(), b"abc");
+        mount.close().unwrap();
+        assert!(!path.exists());
+        drop(Mount::open(nobody(), Path::new(&at), &MountOptions::default()).unwrap());
+        assert_eq!(fs::read_dir(&at).unwrap().count(), 0);
+        println!("it works");
+    } else if Command::new("fusermount3").arg("--version").output().is_err()
+        || fs::metadata("/dev/fuse").is_ok_and(|device| device.mode() & 0o006 != 0o006)
+    {
+        eprintln!("SKIPPED: it takes fusermount3 (package fuse3), and a /dev/fuse that is everybody's");
+    } else if can_mount() {
+        let told = as_nobody("life::who_is_not_root_mounts_by_fusermount3", None);
+        assert!(told.contains("it works"), "{told}");
+    }
+}
+
+/// fuser 0.18 panics on the time at the very end of what a file can have, which ends one of the threads that take requests.
+#[test]
+fn times_at_the_end_of_time() {
+    let Some(pair) = Pair::new() else { return };
+    let path = pair.volume().join("a");
+    fs::write(&path, b"a").unwrap();
+    for secs in [i64::MAX, i64::MIN + 1, -1, 0] {
+        let time = Timespec { tv_sec: secs, tv_nsec: 1 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, &path, &times, AtFlags::empty()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mtime(), secs);
+    }
 }
