@@ -140,8 +140,15 @@ impl Mount {
     /// # Errors
     /// [`MountError::Busy`]: a process has a file open or works there; it is mounted still.
     pub fn close(&self) -> Result<(), MountError> {
-        if self.is_there() {
-            device::unmount(&self.at)?;
+        // A process that is just being started has copies of this one's descriptors, for a moment.
+        let mut tries = 20;
+        while self.is_there() {
+            match device::unmount(&self.at) {
+                Err(MountError::Busy { .. }) if tries > 0 => thread::sleep(Duration::from_millis(10)),
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
+            tries -= 1;
         }
         if self.wait() {
             return Ok(());
