@@ -19,6 +19,7 @@ mod error;
 mod names;
 mod opens;
 mod reads;
+mod removed;
 mod served;
 mod table;
 mod xattrs;

@@ -1,4 +1,4 @@
-//! Directories that are open, and those that are gone.
+//! Directories that are open.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use super::served::Served;
 /// What was in a directory when its first page was read: who reads on sees each file once, whatever comes and goes.
 type Listing = Arc<Vec<(Text, Ino)>>;
 
-/// Open directories by handle, and removed ones that the kernel still knows (somebody works there).
+/// Open directories, by handle.
 #[derive(Debug, Default)]
 pub(super) struct Directories(Mutex<Inner>);
 
@@ -20,7 +20,6 @@ pub(super) struct Directories(Mutex<Inner>);
 struct Inner {
     next: u64,
     open: HashMap<u64, Listing>,
-    removed: HashMap<Ino, Inode>,
 }
 
 /// One line of a listing.
@@ -45,21 +44,6 @@ impl Directories {
 
     pub(super) fn close(&self, handle: u64) {
         self.inner().open.remove(&handle);
-    }
-
-    /// The directory is gone: it can still be asked for its attributes until the kernel forgets it.
-    pub(super) fn remove(&self, ino: Ino, mut inode: Inode) {
-        inode.links = 0;
-        self.inner().removed.insert(ino, inode);
-    }
-
-    pub(super) fn removed(&self, ino: Ino) -> Option<Inode> {
-        self.inner().removed.get(&ino).cloned()
-    }
-
-    /// The kernel does not know the file any more.
-    pub(super) fn forget(&self, ino: Ino) {
-        self.inner().removed.remove(&ino);
     }
 
     fn listing(&self, handle: u64) -> Option<Listing> {

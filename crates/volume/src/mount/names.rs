@@ -58,14 +58,13 @@ impl<S: Store> Served<S> {
     }
 
     pub(super) fn unlink_name(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
-        let (ino, open) = self.store.change(|tree| {
+        let (ino, last) = self.store.change(|tree| {
             let ino = tree.lookup(parent, name)?;
             let open = self.opens.is_open(ino);
-            Ok((Op::Unlink { parent, name: name.into(), open, at: now() }, (ino, open)))
+            let last = tree.get(ino).filter(|inode| !open && inode.links == 1).cloned();
+            Ok((Op::Unlink { parent, name: name.into(), open, at: now() }, (ino, last)))
         })?;
-        if open {
-            self.closed_meanwhile(ino);
-        }
+        self.lost_name(ino, last);
         Ok(())
     }
 
@@ -76,7 +75,7 @@ impl<S: Store> Served<S> {
             Ok((Op::Rmdir { parent, name: name.into(), at: now() }, (ino, inode)))
         })?;
         if let Some(inode) = inode {
-            self.directories.remove(ino, inode);
+            self.removed.add(ino, inode);
         }
         Ok(())
     }
@@ -96,16 +95,23 @@ impl<S: Store> Served<S> {
         let replaced = self.store.change(|tree| {
             let target = tree.lookup(to, new).ok().filter(|_| how == Renaming::Replace);
             let open = target.is_some_and(|ino| self.opens.is_open(ino));
-            let replaced = target.map(|ino| (ino, tree.get(ino).filter(|inode| is_empty(inode)).cloned()));
+            let last = |inode: &&Inode| is_empty(inode) || (!inode.is_directory() && !open && inode.links == 1);
+            let replaced = target.map(|ino| (ino, tree.get(ino).filter(last).cloned()));
             let op = Op::Rename { parent, name: name.into(), to, new: new.into(), how, open, at: now() };
             Ok((op, replaced))
         })?;
-        match replaced {
-            Some((ino, Some(inode))) => self.directories.remove(ino, inode),
-            Some((ino, None)) => self.closed_meanwhile(ino),
-            None => {}
+        if let Some((ino, last)) = replaced {
+            self.lost_name(ino, last);
         }
         Ok(())
+    }
+
+    /// A name is gone; `last`: what the file was, if it is gone with it.
+    fn lost_name(&self, ino: Ino, last: Option<Inode>) {
+        match last {
+            Some(inode) => self.removed.add(ino, inode),
+            None => self.closed_meanwhile(ino),
+        }
     }
 
     pub(super) fn target(&self, ino: Ino) -> Result<Vec<u8>, Errno> {

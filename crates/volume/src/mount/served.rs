@@ -24,6 +24,7 @@ use super::content::Change;
 use super::directories::Directories;
 use super::opens::Opens;
 use super::reads::Reads;
+use super::removed::Removed;
 
 /// The most that the kernel hands over at once, in bytes.
 const LARGEST_WRITE: u32 = 1 << 20;
@@ -38,6 +39,7 @@ pub(super) struct Served<S> {
     pub(super) store: Arc<S>,
     pub(super) opens: Opens,
     pub(super) directories: Directories,
+    pub(super) removed: Removed,
     reads: Reads<S>,
 }
 
@@ -45,7 +47,13 @@ impl<S: Store> Served<S> {
     pub(super) fn new(store: Arc<S>, options: &MountOptions) -> io::Result<Self> {
         let here = options.threads.max(2).saturating_sub(1);
         let reads = Reads::new(store.clone(), here, options.readers)?;
-        Ok(Self { store, opens: Opens::default(), directories: Directories::default(), reads })
+        Ok(Self {
+            store,
+            opens: Opens::default(),
+            directories: Directories::default(),
+            removed: Removed::default(),
+            reads,
+        })
     }
 
     fn entry(&self, ino: Result<Ino, Errno>, reply: ReplyEntry) {
@@ -61,7 +69,7 @@ impl<S: Store> Served<S> {
     fn attributes(&self, ino: Ino, reply: ReplyAttr) {
         match self.store.look(|tree| tree.get(ino).map(|inode| (attr(ino, inode), believed(inode)))) {
             Some((attr, believed)) => reply.attr(&believed, &attr),
-            None => match self.directories.removed(ino) {
+            None => match self.removed.get(ino) {
                 Some(inode) => reply.attr(&believed(&inode), &attr(ino, &inode)),
                 None => reply.error(fuser::Errno::ENOENT),
             },
@@ -123,7 +131,7 @@ impl<S: Store> Filesystem for Served<S> {
     }
 
     fn forget(&self, _: &Request, number: INodeNo, _: u64) {
-        self.directories.forget(ino(number));
+        self.removed.forget(ino(number));
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {

@@ -422,6 +422,17 @@ fn files_without_a_name() {
         here.did("over", rustix::fs::rename(here.path("c"), here.path("b")));
         here.did("read", read(&over, 0, 10));
         here.did("stat", stat(&over));
+        // What is held without being open, and a pipe.
+        symlink("a", here.path("l")).unwrap();
+        here.file("p", b"p");
+        rustix::fs::mknodat(CWD, here.path("fifo"), FileType::Fifo, mode(0o600), 0).unwrap();
+        for (name, flags) in
+            [("l", OFlags::PATH | OFlags::NOFOLLOW), ("p", OFlags::PATH), ("fifo", OFlags::RDONLY | OFlags::NONBLOCK)]
+        {
+            let held = here.open(name, flags, 0).unwrap();
+            here.did("unlink", rustix::fs::unlink(here.path(name)));
+            here.did(name, stat(&held));
+        }
         // A directory that somebody is in.
         here.dir("d");
         let dir = here.open("d", OFlags::DIRECTORY, 0).unwrap();
