@@ -17,6 +17,8 @@ type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 pub(crate) struct Memory {
     inner: Mutex<Inner>,
     pub(crate) syncs: AtomicU64,
+    /// There is no room for anything that needs some.
+    pub(crate) full: AtomicBool,
     /// Syncs fail, as on a volume that is closed.
     pub(crate) fails: AtomicBool,
     /// Syncs wait in `held`.
@@ -69,6 +71,10 @@ impl Store for Memory {
     fn change<'a, T>(&self, make: impl FnOnce(&Tree) -> Result<(Op<'a>, T), Errno>) -> Result<T, Errno> {
         let inner = &mut *self.inner.lock().unwrap();
         let (op, value) = make(&inner.tree)?;
+        let needs = matches!(op, Op::Write { .. } | Op::Make { .. } | Op::Reserve { .. } | Op::SetXattr { .. });
+        if needs && self.full.load(Ordering::SeqCst) {
+            return Err(Errno::NOSPC);
+        }
         for ino in inner.tree.apply(&op)? {
             inner.content.remove(&ino);
         }

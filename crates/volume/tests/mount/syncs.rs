@@ -87,6 +87,32 @@ fn what_can_not_be_synced_is_an_error() {
     assert_eq!(rustix::io::pwrite(&fd, b"abc", 0), Err(Errno::IO));
 }
 
+/// A write that the kernel keeps is done before there is room asked for: who has not reserved it learns of it by the sync.
+#[test]
+fn a_full_disk_is_told() {
+    let Some(pair) = Pair::new() else { return };
+    let at = pair.volume();
+    let file = File::create(at.join("a")).unwrap();
+    rustix::fs::mkdir(at.join("d"), Mode::RWXU).unwrap();
+    file.write_at(b"abc", 0).unwrap();
+    file.sync_all().unwrap();
+    pair.store.full.store(true, Ordering::SeqCst);
+    assert_eq!(rustix::fs::mkdir(at.join("e"), Mode::RWXU), Err(Errno::NOSPC));
+    assert_eq!(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 10_000), Err(Errno::NOSPC));
+    file.write_at(b"defg", 0).unwrap();
+    let told = Errno::from_io_error(&file.sync_all().unwrap_err());
+    assert_eq!(told, Some(Errno::NOSPC));
+    let direct = rustix::fs::open(at.join("a"), OFlags::RDWR | OFlags::DIRECT, Mode::empty()).unwrap();
+    assert_eq!(rustix::io::pwrite(&direct, Mapping::anonymous(4096).bytes(), 0), Err(Errno::NOSPC));
+    // What makes room works.
+    rustix::fs::rename(at.join("d"), at.join("f")).unwrap();
+    rustix::fs::rmdir(at.join("f")).unwrap();
+    pair.store.full.store(false, Ordering::SeqCst);
+    file.write_at(b"hij", 0).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(pair.store.contents(), 1);
+}
+
 #[test]
 fn a_sync_that_hangs_holds_nothing_up() {
     let Some(pair) = Pair::new() else { return };
