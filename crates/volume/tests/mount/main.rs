@@ -1,8 +1,6 @@
 //! The mount, on a volume in memory: does it what a plain directory does?
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails panics")]
 
-#![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
 mod common;
 mod here;
 mod life;
