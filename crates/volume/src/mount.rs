@@ -20,6 +20,7 @@ mod names;
 mod opens;
 mod reads;
 mod removed;
+mod requests;
 mod served;
 mod table;
 mod xattrs;

@@ -5,6 +5,7 @@ mod common;
 mod here;
 mod life;
 mod mapping;
+mod names;
 mod posix;
 mod random;
 mod syncs;
