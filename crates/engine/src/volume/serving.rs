@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use trine_protocol::Epoch;
 use trine_volume::{Ino, Mount, MountOptions, Op, Store, Volume};
 
@@ -112,7 +112,15 @@ impl Serving {
         tracing::info!(database = spec.name(), "the volume is empty: the first data is made");
         mark(&self.volume, BEGUN)?;
         spec.initialise().await?;
-        mark(&self.volume, DONE)
+        mark(&self.volume, DONE)?;
+        let (tell, told) = oneshot::channel();
+        self.volume.sync(Box::new(|done| {
+            let _ = tell.send(done);
+        }));
+        match told.await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(EngineError::NotRunning),
+        }
     }
 
     /// The database ends cleanly; what the kernel still has of its files goes into the log.

@@ -108,6 +108,11 @@ impl<S: Store> Served<S> {
 }
 
 impl Change {
+    /// Whether nothing but times changes.
+    pub(super) fn is_only_times(&self) -> bool {
+        self.size.is_none() && self.mode.or(self.uid).or(self.gid).is_none()
+    }
+
     /// Whether a new size, with the time that it brings, is all that changes.
     fn is_only_size(&self) -> bool {
         let attributes = self.mode.or(self.uid).or(self.gid).is_some();

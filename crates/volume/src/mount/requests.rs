@@ -107,6 +107,11 @@ impl<S: Store> Filesystem for Served<S> {
         };
         match self.set(ino(number), change, request.into()) {
             Ok(()) => self.attributes(ino(number), reply),
+            // The kernel writes back the times of a file that was removed a moment ago; an error would be the next `syncfs`'s.
+            Err(Errno::NOENT) if change.is_only_times() => match self.removed.get(ino(number)) {
+                Some(_) => self.attributes(ino(number), reply),
+                None => reply.error(fuser::Errno::ENOENT),
+            },
             Err(error) => reply.error(errno(error)),
         }
     }

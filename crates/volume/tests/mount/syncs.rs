@@ -72,6 +72,28 @@ fn syncfs_only_hands_over() {
     assert_eq!(count, 0);
 }
 
+/// The kernel still has the times of a file to write back that was closed and removed a moment ago.
+#[test]
+fn a_file_that_is_gone_fails_no_syncfs() {
+    let Some(pair) = Pair::new() else { return };
+    let at = pair.volume();
+    let top = File::open(&at).unwrap();
+    for hold in [false, true] {
+        let file = File::create(at.join("a")).unwrap();
+        file.write_at(&[7; 10_000], 0).unwrap();
+        let held = hold.then(|| File::open(at.join("a")).unwrap());
+        drop(file);
+        std::fs::remove_file(at.join("a")).unwrap();
+        rustix::fs::syncfs(&top).unwrap();
+        drop(held);
+        rustix::fs::syncfs(&top).unwrap();
+    }
+    std::fs::create_dir(at.join("d")).unwrap();
+    std::fs::write(at.join("d/a"), b"abc").unwrap();
+    std::fs::remove_dir_all(at.join("d")).unwrap();
+    rustix::fs::syncfs(&top).unwrap();
+}
+
 #[test]
 fn what_can_not_be_synced_is_an_error() {
     let Some(pair) = Pair::new() else { return };
