@@ -1,13 +1,14 @@
-# make demo    a cluster on this machine that loses its primary under load, and goes on
+# make demo    a cluster on this machine that loses its primary under load, and goes on (ENGINE=redis: with Redis)
 # make test    everything that is tested
 # make bench   everything that is measured, kept in bench/results/
 # make torture random faults on a real cluster under load (SEED=1 FAULTS=100; RECORD=1 keeps the result)
 # make sim     simulated clusters of real agents (SEEDS=n, FROM=n, or SEED=n for the story of one)
 # make model   all that can happen to a small cluster (DEEP=1: more of it, for hours)
 
-DIR ?= /var/tmp/trine-demo
+ENGINE ?= postgres
+DIR ?= /var/tmp/trine-demo$(if $(filter-out postgres,$(ENGINE)),-$(ENGINE))
 CARGO_TARGET_DIR ?= $(CURDIR)/target
-export DIR CARGO_TARGET_DIR
+export DIR ENGINE CARGO_TARGET_DIR
 
 .PHONY: help demo demo-down build check test bench torture sim model
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs from the distribution what is missing, after saying what that is. Usage: install.sh postgres|tests|bench …
+# Installs from the distribution what is missing, after saying what that is. Usage: install.sh postgres|redis|tests|bench …
 set -euo pipefail
 
 say() { printf '==> %s\n' "$*"; }
@@ -31,6 +31,8 @@ package() {
         iptables)  apt=iptables   dnf=iptables-nft apk=iptables   pacman=iptables ;;
         util)      apt=util-linux dnf=util-linux   apk=util-linux pacman=util-linux ;;
         ext4)      apt=e2fsprogs  dnf=e2fsprogs    apk=e2fsprogs  pacman=e2fsprogs ;;
+        redis)     apt=redis-server dnf=redis      apk=redis      pacman=redis ;;
+        fuse)      apt=fuse3      dnf=fuse3        apk=fuse3      pacman=fuse3 ;;
         haproxy)   apt=haproxy    dnf=haproxy      apk=haproxy    pacman=haproxy ;;
         cc)        apt=gcc        dnf=gcc          apk="gcc musl-dev" pacman=gcc ;;
         *) die "no package is known for $1" ;;
@@ -41,14 +43,24 @@ package() {
 }
 
 missing=()
+postgres=
 need() { missing+=("$(package "$1")"); }
 for what in "$@"; do
     have cc || need cc
-    for program in postgres initdb pg_basebackup pg_rewind psql; do
-        have_postgres "$program" || { need postgres; break; }
-    done
+    if [ "$what" != redis ]; then
+        postgres=1
+        for program in postgres initdb pg_basebackup pg_rewind psql; do
+            have_postgres "$program" || { need postgres; break; }
+        done
+    fi
     case "$what" in
         postgres) ;;
+        redis|tests|bench)
+            have redis-server || need redis
+            # Only root mounts a volume without it.
+            [ "$(id -u)" -eq 0 ] || have fusermount3 || need fuse
+            ;;&
+        redis) ;;
         tests|bench)
             have ip || need ip
             have iptables || need iptables
@@ -56,7 +68,7 @@ for what in "$@"; do
             have mkfs.ext4 || need ext4
             if [ "$what" = bench ]; then have haproxy || need haproxy; fi
             ;;
-        *) die "install.sh knows postgres, tests and bench, not $what" ;;
+        *) die "install.sh knows postgres, redis, tests and bench, not $what" ;;
     esac
 done
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
@@ -101,11 +113,19 @@ case "$manager" in
                 changed=1
             fi
         fi
+        # Nor is a Redis of its own started on port 6379, now or when the machine starts.
+        own_redis=
+        if printf '%s\n' "${packages[@]}" | grep -qx redis-server && have systemctl; then own_redis=1; fi
+        if [ -n "$own_redis" ]; then "${as_root[@]}" systemctl mask redis-server >/dev/null 2>&1 || true; fi
         apt install --no-install-recommends "${packages[@]}"
+        if [ -n "$own_redis" ]; then
+            "${as_root[@]}" systemctl unmask redis-server >/dev/null 2>&1 || true
+            "${as_root[@]}" systemctl disable redis-server >/dev/null 2>&1 || true
+        fi
         if [ -n "$changed" ]; then "${as_root[@]}" mv "$config.before-trine" "$config"; fi
         ;;
     dnf) "${as_root[@]}" dnf -y install "${packages[@]}" ;;
     apk) "${as_root[@]}" apk add "${packages[@]}" ;;
     pacman) "${as_root[@]}" pacman -Sy --noconfirm --needed "${packages[@]}" ;;
 esac
-have_postgres postgres || die "PostgreSQL was installed, and its programs are not where they are looked for; set engine.bin_dir"
+[ -z "$postgres" ] || have_postgres postgres || die "PostgreSQL was installed, and its programs are not where they are looked for; set engine.bin_dir"

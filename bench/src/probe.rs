@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use trine_tests::WriterOptions;
 use trine_tests::ledger::Summary;
+use trine_tests::redis;
 use trine_tests::writer::{self, Live};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Where to write.
+    /// Where to write: a URI of PostgreSQL, or of Redis (of several with commas between, any will do).
     #[arg(long)]
     dsn: String,
     /// For how long.
@@ -56,10 +57,14 @@ pub(crate) async fn run(a: Arguments) -> Result<()> {
         answer_timeout_ms: milliseconds(a.timeout * 1.5),
         ..WriterOptions::default()
     };
-    writer::prepare(&options, Duration::from_secs(10)).await?;
-    let (client, _) = writer::connect(&a.dsn, Duration::from_secs(5)).await?;
-    client.execute(&format!("delete from {}", a.table), &[]).await?;
-    drop(client);
+    let redis = redis::is_redis(&a.dsn);
+    if redis {
+        redis::prepare(&options, Duration::from_secs(10)).await?;
+    } else {
+        writer::prepare(&options, Duration::from_secs(10)).await?;
+        let (client, _) = writer::connect(&a.dsn, Duration::from_secs(5)).await?;
+        client.execute(&format!("delete from {}", a.table), &[]).await?;
+    }
 
     let live = Arc::new(Live::default());
     let stop = Arc::clone(&live);
@@ -79,13 +84,24 @@ pub(crate) async fn run(a: Arguments) -> Result<()> {
             }
         });
     }
-    let report = writer::run(options, live).await;
+    let report = if redis { redis::run(options, live).await } else { writer::run(options, live).await };
     let mut summary = report.summary();
     let acked = report.acked_ids();
     for dsn in &a.verify {
         let mut attempts = 0;
         let have: std::collections::BTreeSet<i64> = loop {
             let ids = async {
+                if redis::is_redis(dsn) {
+                    let (ids, writes) = redis::written(dsn, &a.table).await?;
+                    let sent = acked.len() + report.unknown.len();
+                    let writes = usize::try_from(writes)?;
+                    ensure!(
+                        ids.len() == writes && writes <= sent,
+                        "of {sent} writes {} are there, and the counter says {writes}",
+                        ids.len()
+                    );
+                    return Ok(ids);
+                }
                 let (client, _) = writer::connect(dsn, Duration::from_secs(10)).await?;
                 let rows = client.query(&format!("select id from {}", a.table), &[]).await?;
                 rows.iter().map(|r| Ok(r.try_get(0)?)).collect::<Result<_>>()
@@ -109,10 +125,10 @@ pub(crate) async fn run(a: Arguments) -> Result<()> {
 
 /// The same in words.
 fn tell(s: &Summary) {
-    println!("  acknowledged      {} inserts, half of them within {:.1} ms", s.acked, s.p50_ms.unwrap_or_default());
+    println!("  acknowledged      {} writes, half of them within {:.1} ms", s.acked, s.p50_ms.unwrap_or_default());
     println!("  longest pause     {:.2} s without any acknowledgement", s.longest_gap_s);
     println!("  without answer    {} (sent, and the session ended before the answer)", s.unknown);
     for lost in &s.lost {
-        println!("  lost              {lost} acknowledged inserts");
+        println!("  lost              {lost} acknowledged writes");
     }
 }

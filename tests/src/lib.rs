@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod namespace;
 pub mod postgres;
 pub mod process;
+pub mod redis;
 pub mod scenario;
 pub mod sql;
 pub mod status;

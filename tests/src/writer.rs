@@ -104,8 +104,21 @@ impl Live {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn sends(&self, id: i64) {
+        self.sent.fetch_max(id + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn acknowledged(&self, at_ns: u64) {
+        self.acked.fetch_add(1, Ordering::Relaxed);
+        self.last_ack_ns.store(at_ns, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unanswered(&self) {
+        self.unknown.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -304,7 +317,7 @@ async fn client(options: WriterOptions, number: usize, live: Arc<Live>, report: 
             },
         };
         let sent_ns = now_ns();
-        live.sent.fetch_max(id + 1, Ordering::Relaxed);
+        live.sends(id);
         match ask(&open_session, &open_session.insert, &[&id, &client_number], answer).await {
             Ok((node, epoch)) => {
                 let acked_ns = now_ns();
@@ -314,13 +327,12 @@ async fn client(options: WriterOptions, number: usize, live: Arc<Live>, report: 
                     r.let_through.push(id);
                 } else {
                     r.acks.push(ack);
-                    live.acked.fetch_add(1, Ordering::Relaxed);
-                    live.last_ack_ns.store(acked_ns, Ordering::Relaxed);
+                    live.acknowledged(acked_ns);
                 }
             }
             Err(e) => {
                 report.lock().unwrap().unknown.push(id);
-                live.unknown.fetch_add(1, Ordering::Relaxed);
+                live.unanswered();
                 failed(&e, "insert");
                 id += step;
                 if !options.reconnect {
