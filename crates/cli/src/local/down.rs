@@ -124,6 +124,8 @@ pub(crate) fn wipe(cluster: &Cluster) -> Done {
         _ => Ok(()),
     };
     for node in &cluster.nodes {
+        // A volume that is still there is a node's data once more, and a dead one can't be removed.
+        super::mounts::take_off(&node.dir)?;
         gone(fs::remove_dir_all(&node.dir), &node.dir)?;
     }
     let ca = cluster.dir.join("ca");

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod down;
+mod mounts;
 mod node;
 mod ports;
 mod processes;
