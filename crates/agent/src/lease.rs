@@ -160,7 +160,8 @@ pub(crate) async fn keep_fence(node: Arc<Node>) {
             continue;
         }
         if stopped {
-            fence(&node, epoch, "its database has ended");
+            let words = node.engine.last_words();
+            fence(&node, epoch, words.as_deref().unwrap_or("its database has ended"));
             continue;
         }
         let look_again = Instant::now() + until.map_or(lease_for_holder(Duration::from_millis(100)), |u| now.until(u));

@@ -186,6 +186,11 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// no process of it is left. (Never [`Process::Hung`]: that takes an inspection.)
     fn process(&self) -> watch::Receiver<Process>;
 
+    /// Why the database ended that ran last, or did not start, as far as that is known.
+    fn last_words(&self) -> Option<String> {
+        None
+    }
+
     /// Opens a client's connection to the database on this node, for the endpoints.
     ///
     /// # Errors

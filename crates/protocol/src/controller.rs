@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::command::{Change, Durability, Evidence, Wish};
 use crate::election::{Verdict, elect, elect_without, rule_for};
+use crate::failing::Failing;
 use crate::report::{Copy, Database, Repair, Report};
 use crate::stall::Stall;
 use crate::state::{ClusterState, Held, Reign};
@@ -67,6 +68,7 @@ pub struct Controller {
     /// An election has been possible for so long but for the node that is left out.
     left_out: Option<(Epoch, Moment)>,
     stall: Stall,
+    failing: Failing,
 }
 
 impl Controller {
@@ -142,6 +144,14 @@ impl Controller {
         fresh: &BTreeMap<NodeName, &Report>,
         now: Moment,
     ) -> Vec<Change> {
+        let own = fresh.get(&held.primary).filter(|r| r.yielded != Some(state.epoch));
+        if let Some((_, why)) = own.and_then(|r| r.failed.as_ref()).filter(|(epoch, _)| *epoch == state.epoch) {
+            // A person need not wait for a pause to be over.
+            return match asked_failover(state, fresh) {
+                Some(asked) => vec![asked],
+                None => self.failing.failed(state, held, why, now),
+            };
+        }
         if let Some(over) = ended(state, held, fresh) {
             return vec![over];
         }
@@ -151,7 +161,7 @@ impl Controller {
         if let Some(stalled) = self.stall.step(state, held, fresh, now) {
             return vec![stalled];
         }
-        let mut changes = Vec::new();
+        let mut changes: Vec<Change> = self.failing.well(state, held, now).into_iter().collect();
         if held.opened && state.alarms.contains_key(NO_PRIMARY) {
             changes.push(Change::ClearAlarm { alarm: NO_PRIMARY.to_owned() });
         }
@@ -333,9 +343,6 @@ fn ended(state: &ClusterState, held: &Held, fresh: &BTreeMap<NodeName, &Report>)
         };
         return begin(state, state.epoch.next(), &because, held.leaving.clone());
     }
-    if let Some((_, why)) = own.and_then(|r| r.failed.as_ref()).filter(|(epoch, _)| *epoch == state.epoch) {
-        return begin(state, state.epoch.next(), &format!("{} says: {why}", held.primary), held.leaving.clone());
-    }
     if let Some(asked) = asked_failover(state, fresh) {
         return Some(asked);
     }
@@ -417,7 +424,7 @@ fn is_about_to_seal(report: &Report, epoch: Epoch) -> bool {
     !done && report.data == Copy::Complete && matches!(report.database, Database::Following { .. } | Database::Sealed)
 }
 
-fn begin(state: &ClusterState, epoch: Epoch, because: &str, prefer: Option<NodeName>) -> Option<Change> {
+pub(crate) fn begin(state: &ClusterState, epoch: Epoch, because: &str, prefer: Option<NodeName>) -> Option<Change> {
     (epoch > state.epoch).then(|| Change::BeginEpoch {
         from: state.epoch,
         epoch,
@@ -456,7 +463,7 @@ fn evidence_of(fresh: &BTreeMap<NodeName, &Report>) -> Evidence {
     fresh.iter().map(|(n, r)| (format!("report of {n}"), about(r))).collect()
 }
 
-fn alarm(state: &ClusterState, alarm: &str, text: String) -> Vec<Change> {
+pub(crate) fn alarm(state: &ClusterState, alarm: &str, text: String) -> Vec<Change> {
     if state.alarms.get(alarm) == Some(&text) {
         return Vec::new();
     }

@@ -6,6 +6,7 @@
 mod command;
 mod controller;
 mod election;
+mod failing;
 mod goal;
 mod ids;
 mod lease;

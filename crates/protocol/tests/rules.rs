@@ -684,3 +684,64 @@ fn evidence_is_told_in_words() {
     assert_eq!(evidence["report of n1"], "primary of epoch 1, no lease renewed here for 0 ms");
     assert_eq!(evidence["report of n2"], "streams epoch 1, no lease renewed here for 0 ms");
 }
+
+/// A database that does not start must not make epoch after epoch on the same node, for ever and as fast as it can.
+#[test]
+fn a_database_that_fails_again_and_again_is_tried_elsewhere_and_then_more_slowly() {
+    let mut state = open_cluster();
+    let mut controller = Controller::default();
+    let mut now = 1000;
+    let (mut left_out, mut pauses) = (Vec::new(), Vec::new());
+    for _ in 0..12 {
+        let before = now;
+        let begun = loop {
+            let mut reports = reports(&state);
+            reports.get_mut(&state.primary().unwrap().clone()).unwrap().failed =
+                Some((state.epoch, "its database has ended".to_owned()));
+            let changes = step(&mut controller, &state, &reports, at(now));
+            if let Some(begun @ Change::BeginEpoch { .. }) = changes.first() {
+                break begun.clone();
+            }
+            for change in changes {
+                accepted(&mut state, change);
+            }
+            now += 50;
+        };
+        pauses.push(now - before);
+        if let Change::BeginEpoch { without, .. } = &begun {
+            left_out.push(without.clone());
+        }
+        accepted(&mut state, begun);
+        // Not left out: it would be elected again, as its log is the longest.
+        let next = if left_out.last().unwrap().is_some() { rule(2, &[3]) } else { rule(1, &[2, 3]) };
+        let change = elected(&state, next);
+        accepted(&mut state, change);
+    }
+    assert_eq!(left_out[..3], [None, Some(name(1)), None], "{left_out:?}");
+    assert_eq!(pauses[..8], [0, 0, 0, 1000, 2000, 4000, 8000, 16000], "{pauses:?}");
+    assert_eq!(pauses[11], 60_000, "{pauses:?}");
+    assert!(state.alarms.contains_key("database-fails"), "{:?}", state.alarms);
+
+    // A person need not wait.
+    let mut reports = reports(&state);
+    reports.get_mut(&state.primary().unwrap().clone()).unwrap().failed = Some((state.epoch, "again".to_owned()));
+    assert!(step(&mut controller, &state, &reports, at(now)).iter().all(|c| !matches!(c, Change::BeginEpoch { .. })));
+    let asked = state.asking(Wish::Failover { to: None, accept_loss: false });
+    accepted(&mut state, asked);
+    let changes = step(&mut controller, &state, &reports, at(now));
+    assert!(matches!(changes.first(), Some(Change::BeginEpoch { .. })), "{changes:?}");
+
+    // One that is open for a while is well.
+    accepted(&mut state, changes[0].clone());
+    let change = elected(&state, rule(1, &[2, 3]));
+    accepted(&mut state, change);
+    let epoch = state.epoch;
+    accepted(&mut state, Change::BarrierPassed { epoch });
+    for later in [0, 2000] {
+        let reports = self::reports(&state);
+        for change in step(&mut controller, &state, &reports, at(now + later)) {
+            accepted(&mut state, change);
+        }
+    }
+    assert!(!state.alarms.contains_key("database-fails"), "{:?}", state.alarms);
+}

@@ -84,6 +84,8 @@ struct Open {
     follows: Option<(NodeName, watch::Receiver<Flow>)>,
     /// Since when the database does not answer.
     silent: Option<Moment>,
+    /// Why the last database ended.
+    words: Option<String>,
 }
 
 impl fmt::Debug for Inner {
@@ -101,7 +103,8 @@ impl VolumeEngine {
         // What an agent that was killed has left mounted can't even be looked at.
         clean_stale(&config.dir.join("data"))?;
         let paths = Paths::prepare(&config.dir)?;
-        let open = Open { volume: None, serving: None, copy: DataCopy::Missing, follows: None, silent: None };
+        let open =
+            Open { volume: None, serving: None, copy: DataCopy::Missing, follows: None, silent: None, words: None };
         let inner = Inner {
             instance: Instance::new(config.spec.clone(), config.guard.clone()),
             paths,
@@ -253,13 +256,18 @@ impl Inner {
         let lead = volume.clone();
         blocking(move || lead.lead(epoch)).await.map_err(|e| failed(e.to_string()))?;
         let serving = Serving::mount(epoch, volume, self.instance.clone(), &self.paths).await?;
-        self.opened().serving = Some(Arc::clone(&serving));
+        {
+            let mut open = self.opened();
+            open.serving = Some(Arc::clone(&serving));
+            open.words = None;
+        }
         self.process.send_replace(Process::Running);
         let (this, run) = (Arc::clone(self), Arc::clone(&serving));
         self.threads.spawn(async move {
             let why = run.run().await;
             // Who has it stopped or killed takes it down.
             if !run.is_ending() {
+                this.opened().words = Some(why.clone());
                 this.tear_down(&run.volume, Some(&run), &why).await;
             }
         });
@@ -756,6 +764,10 @@ impl Engine for VolumeEngine {
 
     fn process(&self) -> watch::Receiver<Process> {
         self.inner.process.subscribe()
+    }
+
+    fn last_words(&self) -> Option<String> {
+        self.inner.opened().words.clone()
     }
 
     async fn connect(&self) -> std::io::Result<BoxStream> {

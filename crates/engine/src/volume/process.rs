@@ -186,7 +186,7 @@ impl Instance {
     }
 }
 
-fn words(ending: Ending) -> String {
+pub(super) fn words(ending: Ending) -> String {
     match ending {
         Ending { deadline: true, .. } => "the guard ended it".to_owned(),
         Ending { code: Some(code), .. } => format!("it ended with exit code {code}"),

@@ -7,6 +7,7 @@ use trine_protocol::Epoch;
 use trine_volume::{Ino, Mount, MountOptions, Op, Store, Volume};
 
 use super::paths::Paths;
+use super::process::words;
 use super::run::empty;
 use super::{DatabaseSpec, Instance};
 use crate::guard::blocking;
@@ -71,7 +72,8 @@ impl Serving {
                 self.up.send_replace(Up::Ready);
                 let mut process = self.instance.process();
                 let _ = process.wait_for(|p| *p == Process::Stopped).await;
-                "its database has ended".to_owned()
+                let how = self.instance.ending().map_or_else(|| "it ended".to_owned(), words);
+                format!("its database does not run any more: {how}")
             }
             Err(error) => {
                 if !self.is_ending() {
