@@ -81,6 +81,8 @@ pub(crate) struct State {
     pub(crate) pins: BTreeMap<u64, u64>,
     /// Why it was closed.
     pub(crate) why: Option<String>,
+    /// Because the copy is damaged, or not what its writer had.
+    pub(crate) broken: bool,
 }
 
 impl std::fmt::Debug for State {
@@ -160,6 +162,7 @@ mod tests {
             room: Room::default(),
             pins: BTreeMap::new(),
             why: None,
+            broken: false,
         };
         state.settle();
         state.progress.commit

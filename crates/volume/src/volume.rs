@@ -105,6 +105,7 @@ impl Volume {
             room: Room::default(),
             pins: BTreeMap::new(),
             why: None,
+            broken: false,
         };
         let base = Base { tree: checkpoint.tree, at, lineage: checkpoint.lineage, dirty: BTreeSet::new() };
         let shared = Arc::new(Shared {
@@ -176,6 +177,12 @@ impl Volume {
     #[must_use]
     pub fn closed(&self) -> Option<String> {
         self.shared.state().why.clone()
+    }
+
+    /// Whether it was closed because the copy is of no use any more.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.shared.state().broken
     }
 
     /// Which epoch this copy writes, if it does.
@@ -463,6 +470,9 @@ impl Shared {
     pub(crate) fn fail_on_disk(&self, error: &VolumeError) {
         if matches!(error, VolumeError::Io { .. } | VolumeError::Damaged { .. } | VolumeError::Differs { .. }) {
             tracing::error!(%error, "the volume is closed");
+            if matches!(error, VolumeError::Damaged { .. } | VolumeError::Differs { .. }) {
+                self.state().broken = true;
+            }
             self.close(&error.to_string());
         }
     }

@@ -336,7 +336,12 @@ impl Inner {
     async fn follow(&self, upstream: &Upstream, history: &History) -> Result<Followed, EngineError> {
         let _turn = self.turn.lock().await;
         let volume = self.standby("follow")?;
-        if volume.closed().is_some() {
+        if let Some(why) = volume.closed() {
+            // Its disk has failed. Opened anew it says whether what it has is of any use.
+            if volume.is_broken() {
+                self.opened().copy = DataCopy::Incomplete(why.clone());
+            }
+            self.tear_down(&volume, None, &why).await;
             return Err(EngineError::NotRunning);
         }
         self.check_identity(&upstream.node, history)?;
@@ -537,7 +542,11 @@ impl Inner {
     fn look(&self) -> Inspection {
         let open = self.opened();
         let process = *self.process.borrow();
-        let mut seen = Inspection::of(open.copy.clone(), process);
+        let copy = match &open.volume {
+            Some(volume) if volume.is_broken() => DataCopy::Incomplete(volume.closed().unwrap_or_default()),
+            _ => open.copy.clone(),
+        };
+        let mut seen = Inspection::of(copy, process);
         if let Some((guard, database)) = self.instance.pids() {
             (seen.guard_pid, seen.database_pid) = (Some(guard), Some(database));
         }
