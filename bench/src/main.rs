@@ -18,6 +18,7 @@ mod probe;
 mod results;
 mod statistics;
 mod steps;
+mod volume;
 
 use std::path::PathBuf;
 
@@ -48,6 +49,8 @@ enum Command {
     Idle(idle::Arguments),
     /// What a step of the controller costs, with 7 nodes.
     Steps,
+    /// What a replicated volume costs the database on it.
+    Volume(volume::Arguments),
     /// All of them.
     All,
 }
@@ -61,11 +64,13 @@ fn main() -> Result<()> {
         Command::Commits(a) => commits::run(&a, &mut results)?,
         Command::Idle(a) => idle::run(&a, &mut results)?,
         Command::Steps => steps::run(&mut results)?,
+        Command::Volume(a) => volume::run_all(&a, &mut results)?,
         Command::All => {
             steps::run(&mut results)?;
             idle::run(&idle::Arguments::default(), &mut results)?;
             commits::run(&commits::Arguments::default(), &mut results)?;
             faults::run(&faults::Arguments::default(), &mut results)?;
+            volume::run_all(&volume::Arguments::default(), &mut results)?;
         }
     }
     println!("kept in {}", results.markdown().display());

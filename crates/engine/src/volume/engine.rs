@@ -447,9 +447,12 @@ impl Inner {
             return Err(EngineError::OtherCluster { what, found: CopyId(taken.identity), expected });
         }
         progress.send_replace(Progress { phase: "taking the log".into(), done: 0, total: None });
-        let volume = Volume::open(fresh, self.config.settings).map_err(failed("open the new copy"))?;
-        let reached = self.take_log(&volume, upstream, taken.upto).await;
-        volume.end("the new copy is put in place");
+        let settings = self.config.settings;
+        let opened = blocking(move || Volume::open(fresh, settings)).await;
+        let volume = ClosedAtEnd(opened.map_err(failed("open the new copy"))?);
+        let reached = self.take_log(&volume.0, upstream, taken.upto).await;
+        let end = volume.0.clone();
+        blocking(move || end.end("the new copy is put in place")).await;
         drop(stream);
         reached?;
         self.paths.mark_complete()?;
@@ -591,6 +594,15 @@ impl Inner {
             }
         }
         seen
+    }
+}
+
+/// A volume that is closed whatever becomes of who opened it: its threads would work on in a folder that is made anew.
+struct ClosedAtEnd(Volume);
+
+impl Drop for ClosedAtEnd {
+    fn drop(&mut self) {
+        self.0.close("nobody needs it any more");
     }
 }
 

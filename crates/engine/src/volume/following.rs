@@ -29,7 +29,7 @@ pub(super) enum Flow {
     TooFar(u64),
 }
 
-/// The task that takes the log. Dropped, it goes on until its next wait; see [`Following::cut`].
+/// The task that takes the log. Dropped, it ends at its next wait; [`Following::cut`] waits for that.
 #[derive(Debug)]
 pub(super) struct Following {
     pub(super) upstream: NodeName,
@@ -85,6 +85,14 @@ impl Following {
             task.abort();
             let _ = task.await;
             self.task = None;
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
         }
     }
 }
