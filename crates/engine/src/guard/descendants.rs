@@ -159,13 +159,15 @@ mod tests {
         let folder = dir.path().canonicalize().unwrap();
         let program = folder.join("postgres");
         fs::copy("/usr/bin/tail", &program).unwrap();
-        let mut child = Command::new(&program)
-            .args(["-c", "1000000000"])
-            .current_dir(&folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut tail = Command::new(&program);
+        tail.args(["-c", "1000000000"]).current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::null());
+        // Another test's child may have inherited the program's file while it was written, for a moment.
+        let mut child = loop {
+            match tail.spawn() {
+                Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::sleep(STEP),
+                spawned => break spawned.unwrap(),
+            }
+        };
         // `tail` keeps what may become its last bytes.
         let megabyte = vec![0; 1 << 20];
         for _ in 0..400 {
@@ -176,18 +178,11 @@ mod tests {
         child.wait().unwrap();
     }
 
-    /// A copy of `sleep` under another name, running in a folder.
-    fn sleeper(folder: &std::path::Path, name: &str) -> std::process::Child {
-        let program = folder.join(name);
-        fs::copy("/usr/bin/sleep", &program).unwrap();
-        Command::new(&program).arg("60").current_dir(folder).stdin(Stdio::null()).spawn().unwrap()
-    }
-
     #[test]
     fn a_database_of_another_kind_may_be_any_program() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().canonicalize().unwrap();
-        let mut child = sleeper(&folder, "anything");
+        let mut child = Command::new("sleep").arg("60").current_dir(&folder).stdin(Stdio::null()).spawn().unwrap();
         let pid = child.id();
         // The tests may have been started from a terminal, which the child has then, too.
         let has_none = terminal(pid) == Some(0);
