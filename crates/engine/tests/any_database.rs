@@ -7,6 +7,7 @@ use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -67,6 +68,40 @@ async fn gone(instance: &Instance) {
     tokio::time::timeout(Duration::from_secs(10), stopped).await.unwrap().unwrap();
 }
 
+/// What a client of this kind is answered, as the user that clients are given.
+fn client(name: &str, spec: &DatabaseSpec, sql: &str) -> String {
+    let port = spec.place.port.to_string();
+    let shell = |script: &str| {
+        let mut c = Command::new("sh");
+        c.args(["-c", script, "sh", &port, sql]).env("PW", PASSWORD);
+        c.output().unwrap()
+    };
+    let output = shell(match name {
+        "redis" => "export REDISCLI_AUTH=\"$PW\"; redis-cli -p $1 $2",
+        "postgres" => "PGPASSWORD=\"$PW\" psql -XAtq -h 127.0.0.1 -p $1 -U app -d app -c \"$2\"",
+        "mariadb" => "MYSQL_PWD=\"$PW\" mariadb -N -h 127.0.0.1 -P $1 -u app app -e \"$2\"",
+        "firebird" => "echo \"set heading off; $2; commit;\" | isql-fb -q -user app -password \"$PW\" 127.0.0.1/$1:app",
+        _ => {
+            "python3 -c 'import sys, base64, urllib.request as u\n\
+              r = u.Request(\"http://127.0.0.1:\" + sys.argv[1], sys.argv[2].encode())\n\
+              r.add_header(\"Authorization\", \"Basic \" + base64.b64encode((\"app:\" + sys.argv[3]).encode()).decode())\n\
+              print(u.urlopen(r).read().decode())' \"$1\" \"$2\" \"$PW\""
+        }
+    });
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert!(output.status.success(), "{name}: {sql}: {said} {}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// A row of a client's, and how it is found again.
+fn row(name: &str) -> (&'static [&'static str], &'static str) {
+    match name {
+        "redis" => (&["SET a 42"], "GET a"),
+        "firebird" => (&["create table t (a int)", "insert into t values (42)"], "select a from t"),
+        _ => (&["create table t (a int primary key)", "insert into t values (42)"], "select a from t"),
+    }
+}
+
 /// From nothing to a killed one that starts again.
 async fn whole_life(name: &str) {
     let Some(node) = node(Some(name), "") else { return };
@@ -79,6 +114,8 @@ async fn whole_life(name: &str) {
     assert_eq!(*instance.process().borrow(), Process::Running);
     spec.ask(&spec.health.check).await.unwrap();
     assert!(instance.connect().await.is_ok());
+    let (writes, read) = row(name);
+    writes.iter().for_each(|sql| drop(client(name, spec, sql)));
     // The password is where only the database's user reads it.
     let (guard_pid, database) = instance.pids().unwrap();
     for pid in [guard_pid, database] {
@@ -107,10 +144,22 @@ async fn whole_life(name: &str) {
     instance.kill();
     gone(&instance).await;
     instance.start().await.map_err(|e| panic!("after a kill: {}", e.chain())).unwrap();
+    assert!(client(name, spec, read).contains("42"), "a row is lost");
     instance.push(BootClock.now());
     gone(&instance).await;
     assert!(!Instance::new(spec.clone(), guard()).attach().await.unwrap());
     drop(node.dir);
+}
+
+/// `postgres --single` ends with 0 whatever became of its statements.
+#[tokio::test]
+async fn first_statements_that_fail_are_an_error() {
+    let Some(node) = node(Some("postgres"), "files = { 'init.sql' = \"\"\"create role app logout;\n\n\"\"\" }") else {
+        return;
+    };
+    let e = node.spec.initialise().await.unwrap_err().to_string();
+    assert!(e.contains("syntax error") || e.contains("unrecognized role option"), "{e}");
+    assert_eq!(fs::read_dir(&node.spec.place.data).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
