@@ -5,20 +5,13 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::checkpoint::Checkpoint;
 use crate::entry::{Entries, HEADER, Header, Mark, decode};
 use crate::medium::{Folder, Part};
 use crate::volume::{Shared, content_of};
 use crate::{Ino, Lineage, Op, Tree, VolumeError};
-
-/// After so many bytes of log the files are made durable, so that an opening does not take the whole log again. With a disk
-/// that writes 100 MB/s, less than a second's work.
-const CHECKPOINT_EVERY: u64 = 64 << 20;
-
-/// So many bytes are read of the log at once, at least.
-const CHUNK: usize = 1 << 20;
 
 /// Log that nobody waits for is made durable after this time at the latest, or once there is as much as this.
 const TICK: Duration = Duration::from_millis(50);
@@ -36,7 +29,8 @@ pub(crate) struct Base {
 }
 
 /// A checkpoint that is ready but for what is not yet on the disk.
-struct Pending {
+#[derive(Debug)]
+pub(crate) struct Pending {
     bytes: Vec<u8>,
     at: u64,
     dirty: BTreeSet<Ino>,
@@ -57,7 +51,7 @@ pub(crate) fn redo(
 ) -> Result<(), VolumeError> {
     let mut at = at;
     let mut chunk = Vec::new();
-    let mut want = CHUNK;
+    let mut want = shared.sizes.read;
     while at.lsn < upto {
         let there = usize::try_from(upto - at.lsn).unwrap_or(usize::MAX).min(want);
         chunk.resize(there, 0);
@@ -103,27 +97,28 @@ impl Shared {
     }
 
     fn keep_flushing(&self) -> Result<(), VolumeError> {
-        let mut noted = 0;
+        let (mut noted, mut looked) = (0, Instant::now());
         loop {
-            let (end, durable, idle) = {
+            let (end, durable) = {
                 let rest = |s: &mut crate::state::State| {
                     let p = s.progress;
                     !p.closed && p.wanted <= p.durable && p.end < p.durable + MUCH
                 };
                 let waited = self.changed.wait_timeout_while(self.state(), TICK, rest);
-                let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 if state.progress.closed {
                     return Ok(());
                 }
-                (state.progress.end, state.progress.durable, timeout.timed_out())
+                (state.progress.end, state.progress.durable)
             };
             if end > durable {
                 self.flush()?;
             }
-            if idle && end > noted {
+            // By the clock: a database that never rests would else seem to fill the disk with what it writes over.
+            if end != noted && looked.elapsed() >= TICK {
                 self.journal.remember()?;
                 self.look_at_room()?;
-                noted = end;
+                (noted, looked) = (end, Instant::now());
             }
             self.journal.prepare(self.keep())?;
         }
@@ -149,10 +144,11 @@ impl Shared {
     }
 
     /// Applies a part of the log up to `commit`, and says how far that was. In steps, so that who waits for a part goes on.
-    fn apply_some(&self, commit: u64) -> Result<u64, VolumeError> {
+    pub(crate) fn apply_some(&self, commit: u64) -> Result<u64, VolumeError> {
         let mut base = self.base();
         let base = &mut *base;
         let upto = self.step(base.at, commit)?;
+        self.journal.will_apply(upto)?;
         let (tree, dirty, lineage, at) = (&mut base.tree, &mut base.dirty, &mut base.lineage, &mut base.at);
         redo(self, *at, upto, |op, mark| {
             let gone = tree.apply(op).map_err(|errno| self.differs(mark, errno))?;
@@ -177,11 +173,11 @@ impl Shared {
         Ok(applied)
     }
 
-    /// The end of the entries from `at` on that are about one [`CHUNK`], none of which ends after `commit`.
+    /// The end of the entries from `at` on that are about one step, none of which ends after `commit`.
     fn step(&self, at: Mark, commit: u64) -> Result<u64, VolumeError> {
         let mut end = at.lsn;
         let mut header = [0; HEADER];
-        while end < commit.min(at.lsn + CHUNK as u64) {
+        while end < commit.min(at.lsn + self.sizes.step) {
             self.journal.read(end, &mut header)?;
             let next = Header::parse(&header).map(|h| end + (HEADER + h.length) as u64);
             end = next.filter(|next| *next <= commit).ok_or_else(|| self.damaged(end))?;
@@ -209,7 +205,7 @@ impl Shared {
     /// Hands a checkpoint over when it is time for one, unless the last is still being made.
     fn checkpoint(&self, ready: &SyncSender<Pending>) -> Result<(), VolumeError> {
         let mut base = self.base();
-        if base.at.lsn < self.kept.load(Ordering::Acquire) + CHECKPOINT_EVERY {
+        if base.at.lsn < self.kept.load(Ordering::Acquire) + self.sizes.checkpoint_every {
             return Ok(());
         }
         let pending = self.pending(&base)?;
@@ -220,7 +216,7 @@ impl Shared {
         Ok(())
     }
 
-    fn pending(&self, base: &Base) -> Result<Pending, VolumeError> {
+    pub(crate) fn pending(&self, base: &Base) -> Result<Pending, VolumeError> {
         let marks = self.journal.marks();
         let checkpoint = Checkpoint::new(self.identity, base.at, base.lineage.clone(), marks, base.tree.clone());
         Ok(Pending { bytes: checkpoint.to_bytes()?, at: base.at.lsn, dirty: base.dirty.clone() })
@@ -233,7 +229,7 @@ impl Shared {
         Ok(())
     }
 
-    fn write_checkpoint(&self, pending: &Pending) -> Result<(), VolumeError> {
+    pub(crate) fn write_checkpoint(&self, pending: &Pending) -> Result<(), VolumeError> {
         for ino in &pending.dirty {
             self.medium.sync(Part::Object(*ino)).map_err(self.failed("sync a file's content in"))?;
         }
@@ -243,8 +239,12 @@ impl Shared {
         Ok(())
     }
 
-    /// After the threads have ended: the next opening finds everything in the files.
+    /// After the threads have ended: the next opening finds everything in the files. Not when something went wrong: then
+    /// nobody knows what is in them.
     pub(crate) fn last_checkpoint(&self) -> Result<(), VolumeError> {
+        if self.state().failed {
+            return Err(VolumeError::Closed);
+        }
         let pending = self.pending(&self.base())?;
         if pending.at == self.kept.load(Ordering::Acquire) {
             return Ok(());

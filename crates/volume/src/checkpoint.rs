@@ -41,25 +41,32 @@ impl Checkpoint {
         Ok(bytes)
     }
 
+    /// Reads one that was found at `place`.
+    ///
     /// # Errors
-    /// [`VolumeError::Strange`]: it is none, or of another version.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, VolumeError> {
-        let (body, check) = bytes.split_last_chunk::<8>().ok_or(VolumeError::Strange("no checkpoint"))?;
+    /// [`VolumeError::Damaged`]: it is none; [`VolumeError::Version`]: it is whole, and of another version.
+    pub(crate) fn parse(bytes: &[u8], place: &str) -> Result<Self, VolumeError> {
+        let damaged = || VolumeError::Damaged { place: place.to_owned(), lsn: 0, what: "its checkpoint can't be read" };
+        let (body, check) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
         if xxh3_64(body) != u64::from_le_bytes(*check) {
-            return Err(VolumeError::Strange("a damaged checkpoint"));
+            return Err(damaged());
         }
-        match postcard::from_bytes::<Self>(body) {
-            Ok(found) if found.version == VERSION => Ok(found),
-            _ => Err(VolumeError::Strange("a checkpoint of another version of trine")),
+        // The version comes first in every one of them: what follows is known only then.
+        let (found, _) = postcard::take_from_bytes::<u32>(body).map_err(|_| damaged())?;
+        if found != VERSION {
+            return Err(VolumeError::Version { place: place.to_owned(), found, known: VERSION });
         }
+        postcard::from_bytes(body).map_err(|_| damaged())
     }
 
     /// `None`: there is no volume.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::parse`], and the disk's.
     pub(crate) fn read(medium: &dyn Medium) -> Result<Option<Self>, VolumeError> {
         let failed = |source: io::Error| VolumeError::Io { action: "read", place: medium.place(), source };
         let Some(bytes) = read_note(medium, CHECKPOINT).map_err(failed)? else { return Ok(None) };
-        let damaged = |what| VolumeError::Damaged { place: medium.place(), lsn: 0, what };
-        Self::parse(&bytes).map(Some).map_err(|_| damaged("its checkpoint can't be read"))
+        Self::parse(&bytes, &medium.place()).map(Some)
     }
 
     pub(crate) fn write(bytes: &[u8], medium: &dyn Medium) -> Result<(), VolumeError> {
@@ -68,5 +75,32 @@ impl Checkpoint {
             place: medium.place(),
             source,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_version_has_written_is_not_called_damaged() {
+        let at = Mark { lsn: 0, check: 5 };
+        let lineage = Lineage::new(trine_protocol::Epoch(1));
+        let mut checkpoint = Checkpoint::new(5, at, lineage, BTreeMap::new(), Tree::default());
+        let bytes = checkpoint.to_bytes().unwrap();
+        assert_eq!(Checkpoint::parse(&bytes, "here").unwrap().tree, Tree::default());
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let found = Checkpoint::parse(&damaged, "here");
+            assert!(matches!(found, Err(VolumeError::Damaged { .. })), "bit {bit}");
+        }
+        for length in 0..bytes.len() {
+            let found = Checkpoint::parse(&bytes[..length], "here");
+            assert!(matches!(found, Err(VolumeError::Damaged { .. })), "{length} bytes");
+        }
+        checkpoint.version = VERSION + 1;
+        let found = Checkpoint::parse(&checkpoint.to_bytes().unwrap(), "here");
+        assert!(matches!(found, Err(VolumeError::Version { found: 2, known: 1, .. })), "{found:?}");
     }
 }

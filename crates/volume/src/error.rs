@@ -29,6 +29,16 @@ pub enum VolumeError {
         /// What is wrong.
         what: &'static str,
     },
+    /// Another version of trine has written it: nothing is wrong with it.
+    #[error("the copy in {place} has files of version {found}; this version of trine knows version {known}")]
+    Version {
+        /// Where the copy is.
+        place: String,
+        /// What it has.
+        found: u32,
+        /// What is known.
+        known: u32,
+    },
     /// There is none.
     #[error("there is no volume in {0}")]
     Missing(String),
@@ -74,4 +84,11 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
+}
+
+impl VolumeError {
+    /// Whether there is no room on the disk for what was asked.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if crate::journal::is_full(source))
+    }
 }

@@ -15,7 +15,10 @@ mod medium;
 mod mount;
 mod op;
 mod primary;
+mod sizes;
 mod state;
+#[doc(hidden)]
+pub mod steps;
 mod store;
 mod tree;
 mod volume;
@@ -26,6 +29,8 @@ pub use lineage::Lineage;
 pub use medium::{Disk, Folder, Medium, Part};
 pub use mount::{Mount, MountError, MountOptions, clean_stale};
 pub use op::{Growth, Ino, Kind, Name, Op, Renaming, Stamp};
+#[doc(hidden)]
+pub use sizes::Sizes;
 pub use state::{Acked, Grade, Progress};
 pub use store::{Room, Store};
 pub use tree::{

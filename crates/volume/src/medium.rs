@@ -130,6 +130,11 @@ impl Disk {
         fs::create_dir_all(folder.join("journal"))?;
         fs::create_dir_all(folder.join("objects"))?;
         File::open(&folder)?.sync_all()?;
+        // The folder's own name, too: without it nothing in it is there.
+        match folder.parent() {
+            Some(above) if !above.as_os_str().is_empty() => File::open(above)?.sync_all()?,
+            _ => File::open(".")?.sync_all()?,
+        }
         Ok(Self { folder, open: Mutex::default() })
     }
 
@@ -155,26 +160,25 @@ impl Disk {
 
     /// The file, open; `None`: it is missing.
     fn get(&self, part: Part) -> io::Result<Option<Arc<File>>> {
-        if let Some(file) = self.opened().get(&part) {
-            return Ok(Some(file.clone()));
-        }
-        match OpenOptions::new().read(true).write(true).open(self.path(part)) {
-            Ok(file) => Ok(Some(self.keep(part, file))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        self.take(part, OpenOptions::new().read(true).write(true))
     }
 
     fn make(&self, part: Part) -> io::Result<Arc<File>> {
-        if let Some(file) = self.get(part)? {
-            return Ok(file);
-        }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.path(part))?;
-        Ok(self.keep(part, file))
+        let made = self.take(part, OpenOptions::new().read(true).write(true).create(true).truncate(false))?;
+        made.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn keep(&self, part: Part, file: File) -> Arc<File> {
+    fn take(&self, part: Part, how: &OpenOptions) -> io::Result<Option<Arc<File>>> {
+        // Held while it is opened: a rename in between would leave an old file under a new one's name.
         let mut open = self.opened();
+        if let Some(file) = open.get(&part) {
+            return Ok(Some(file.clone()));
+        }
+        let file = match how.open(self.path(part)) {
+            Ok(file) => Arc::new(file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
         if open.len() >= OPEN {
             // Any of them will do: whoever uses one holds it, and opening it again is cheap.
             let some: Vec<Part> = open.keys().take(OPEN / 4).copied().collect();
@@ -182,7 +186,8 @@ impl Disk {
                 open.remove(&part);
             }
         }
-        open.entry(part).or_insert_with(|| Arc::new(file)).clone()
+        open.insert(part, file.clone());
+        Ok(Some(file))
     }
 }
 
@@ -263,9 +268,10 @@ impl Medium for Disk {
     fn list(&self, folder: Folder) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(self.folder(folder))? {
-            if let Some(number) = entry?.file_name().to_str().and_then(|n| u64::from_str_radix(n, 16).ok()) {
-                numbers.push(number);
-            }
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|n| u64::from_str_radix(n, 16).ok());
+            // What has another's name, even if it is one of a number, is none of ours.
+            numbers.extend(number.filter(|number| name == *format!("{number:012x}")));
         }
         Ok(numbers)
     }
@@ -321,4 +327,48 @@ pub(crate) fn write_note(
     medium.sync(new)?;
     medium.rename(new, Part::Note(name))?;
     medium.sync_names(Folder::Notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stranger_has_put_there_is_no_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::open(folder.path()).unwrap();
+        disk.write(Part::Object(Ino(0x2a)), 0, b"ours").unwrap();
+        for name in ["2b", "+00000000002b", "00000000002B", "lost+found", "00000000002b~"] {
+            fs::write(folder.path().join("objects").join(name), "a stranger's").unwrap();
+        }
+        assert_eq!(disk.list(Folder::Objects).unwrap(), [0x2a]);
+    }
+
+    #[test]
+    fn a_renamed_file_is_read_under_its_new_name_whoever_reads_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::open(folder.path()).unwrap();
+        let (old, new) = (Part::Note("note"), Part::Note("note.new"));
+        disk.write(old, 0, &0_u64.to_le_bytes()).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    disk.read(old, 0, &mut [0; 8]).unwrap();
+                }
+            });
+            for round in 1..1000_u64 {
+                disk.write(new, 0, &round.to_le_bytes()).unwrap();
+                disk.rename(new, old).unwrap();
+                let mut read = [0; 8];
+                disk.read(old, 0, &mut read).unwrap();
+                let stale = (u64::from_le_bytes(read) != round).then_some(round);
+                if stale.is_some() {
+                    done.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                assert_eq!(stale, None, "an old file is read");
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
 }

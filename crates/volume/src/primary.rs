@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use crate::medium::Part;
 use crate::state::State;
 use crate::volume::{Volume, content_of};
-use crate::{Ino, Op, Room, Store, Tree};
+use crate::{Ino, Op, Room, Store, Tree, VolumeError};
 
 /// Room that the database does not get: for the log that is written anyway, for checkpoints, for what makes room.
 const RESERVE: u64 = 96 << 20;
@@ -40,8 +40,17 @@ impl Store for Volume {
         if size > 0 && free < RESERVE.saturating_add(2 * size) {
             return Err(Errno::NOSPC);
         }
-        leading.tree.apply(&op)?;
-        let mark = match shared.journal.append(&op) {
+        // All that can be refused is refused before the first thing changes: tree and log never part.
+        let written = match shared.journal.stage(&op) {
+            Ok(staged) => {
+                leading.tree.apply(&op)?;
+                staged.write()
+            }
+            Err(error) if error.is_full() => return Err(Errno::NOSPC),
+            Err(VolumeError::TooLarge) => return Err(Errno::TOOBIG),
+            Err(error) => Err(error),
+        };
+        let mark = match written {
             Ok(mark) => mark,
             Err(error) => {
                 drop(guard);

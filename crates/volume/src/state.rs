@@ -83,6 +83,8 @@ pub(crate) struct State {
     pub(crate) why: Option<String>,
     /// Because the copy is damaged, or not what its writer had.
     pub(crate) broken: bool,
+    /// It was closed because something went wrong.
+    pub(crate) failed: bool,
 }
 
 impl std::fmt::Debug for State {
@@ -163,6 +165,7 @@ mod tests {
             pins: BTreeMap::new(),
             why: None,
             broken: false,
+            failed: false,
         };
         state.settle();
         state.progress.commit

@@ -13,6 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::{Mark, Span};
 use crate::journal::Journal;
 use crate::medium::{Folder, Medium, Part};
+use crate::sizes::Sizes;
 use crate::state::{Acked, Done, Grade, Leading, Progress, State};
 use crate::{Ino, Lineage, Op, Room, Tree, VolumeError};
 
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     pub(crate) identity: u64,
     pub(crate) settings: Settings,
+    pub(crate) sizes: Sizes,
     state: Mutex<State>,
     /// Something in the state has changed that a thread may wait for.
     pub(crate) changed: Condvar,
@@ -66,6 +68,17 @@ impl Volume {
         if Checkpoint::read(medium)?.is_some() {
             return Err(VolumeError::Exists(medium.place()));
         }
+        // What an older one has left would be taken for what follows.
+        let failed = |source| VolumeError::Io { action: "clear", place: medium.place(), source };
+        for number in medium.list(Folder::Segments).map_err(failed)? {
+            medium.remove(Part::Segment(number)).map_err(failed)?;
+        }
+        for note in crate::journal::NOTES {
+            medium.remove(note).map_err(failed)?;
+        }
+        for folder in [Folder::Segments, Folder::Notes] {
+            medium.sync_names(folder).map_err(failed)?;
+        }
         let at = Mark { lsn: 0, check: identity };
         let checkpoint = Checkpoint::new(identity, at, Lineage::new(first), BTreeMap::new(), tree);
         Checkpoint::write(&checkpoint.to_bytes()?, medium)
@@ -84,9 +97,22 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::Missing`], [`VolumeError::Damaged`], or the disk's.
     pub fn open(medium: Arc<dyn Medium>, settings: Settings) -> Result<Self, VolumeError> {
+        let this = Self::open_still(medium, settings, Sizes::default())?;
+        let shared = &this.shared;
+        let threads = Shared::start(shared).map_err(|source| VolumeError::Io {
+            action: "start threads for",
+            place: shared.medium.place(),
+            source,
+        })?;
+        *shared.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        Ok(this)
+    }
+
+    /// [`Volume::open`] without its threads: nothing happens by itself.
+    pub(crate) fn open_still(medium: Arc<dyn Medium>, settings: Settings, sizes: Sizes) -> Result<Self, VolumeError> {
         let checkpoint = Checkpoint::read(&*medium)?.ok_or_else(|| VolumeError::Missing(medium.place()))?;
         let mut lineage = checkpoint.lineage.clone();
-        let journal = Journal::open(medium.clone(), checkpoint.at, checkpoint.marks, |op, span| {
+        let journal = Journal::open(medium.clone(), sizes, checkpoint.at, checkpoint.marks, |op, span| {
             follow_lineage(&mut lineage, op, span)
         })?;
         remove_strays(&*medium, &checkpoint.tree)?;
@@ -106,6 +132,7 @@ impl Volume {
             pins: BTreeMap::new(),
             why: None,
             broken: false,
+            failed: false,
         };
         let base = Base { tree: checkpoint.tree, at, lineage: checkpoint.lineage, dirty: BTreeSet::new() };
         let shared = Arc::new(Shared {
@@ -113,6 +140,7 @@ impl Volume {
             journal,
             identity: checkpoint.identity,
             settings,
+            sizes,
             state: Mutex::new(state),
             changed: Condvar::new(),
             base: Mutex::new(base),
@@ -121,12 +149,6 @@ impl Volume {
             threads: Mutex::default(),
         });
         shared.look_at_room()?;
-        let threads = Shared::start(&shared).map_err(|source| VolumeError::Io {
-            action: "start threads for",
-            place: shared.medium.place(),
-            source,
-        })?;
-        *shared.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         Ok(Self { shared })
     }
 
@@ -223,7 +245,14 @@ impl Volume {
             return Err(VolumeError::NotLeading(epoch));
         }
         let op = Op::Epoch { epoch };
-        let mark = shared.journal.append(&op)?;
+        let mark = match shared.journal.append(&op) {
+            Ok(mark) => mark,
+            Err(error) => {
+                drop(state);
+                shared.fail_if_written(&error);
+                return Err(error);
+            }
+        };
         tree.apply(&op).map_err(|errno| shared.differs(mark, errno))?;
         state.lineage.begin(epoch, end);
         state.progress.end = mark.lsn;
@@ -254,7 +283,14 @@ impl Volume {
         if state.leading.is_none() || state.progress.closed {
             return Err(VolumeError::Closed);
         }
-        let mark = shared.journal.append(&Op::Barrier)?;
+        let mark = match shared.journal.append(&Op::Barrier) {
+            Ok(mark) => mark,
+            Err(error) => {
+                drop(state);
+                shared.fail_if_written(&error);
+                return Err(error);
+            }
+        };
         state.progress.end = mark.lsn;
         shared.wait_for(&mut state, mark.lsn, done);
         Ok(())
@@ -320,15 +356,17 @@ impl Volume {
     pub fn truncate(&self, to: u64) -> Result<(), VolumeError> {
         let shared = &self.shared;
         let base = shared.base();
-        if base.at.lsn > to {
-            return Err(VolumeError::Applied { to, applied: base.at.lsn });
+        // Of what was in the files before a restart the checkpoint says nothing.
+        let applied = base.at.lsn.max(shared.journal.applied());
+        if applied > to {
+            return Err(VolumeError::Applied { to, applied });
         }
-        let check = shared.journal.check_at(to)?.ok_or(VolumeError::Strange("a place where no entry ends"))?;
-        shared.journal.truncate(Mark { lsn: to, check })?;
-        let mut state = shared.state();
-        if state.leading.is_some() {
+        if shared.state().leading.is_some() {
             return Err(VolumeError::Strange("a wish to take back what this node writes"));
         }
+        let check = shared.journal.check_at(to)?.ok_or(VolumeError::Strange("a place where no entry ends"))?;
+        shared.journal.truncate(Mark { lsn: to, check }).inspect_err(|e| shared.fail_on_disk(e))?;
+        let mut state = shared.state();
         state.lineage.cut(to);
         state.progress.end = to;
         state.progress.durable = state.progress.durable.min(to);
@@ -439,9 +477,14 @@ impl Shared {
     }
 
     pub(crate) fn flush(&self) -> Result<(), VolumeError> {
-        let flushed = self.journal.flush().inspect_err(|e| self.fail_on_disk(e))?;
+        // Nobody is told how far a disk is that has failed.
+        if self.state().failed {
+            return Err(VolumeError::Closed);
+        }
+        self.journal.flush().inspect_err(|e| self.fail_on_disk(e))?;
         let mut state = self.state();
-        state.progress.durable = state.progress.durable.max(flushed.min(state.progress.end));
+        // As it is by now: what was flushed may have been taken back since, and other log be in its place.
+        state.progress.durable = self.journal.durable().min(state.progress.end);
         let done = state.settle();
         self.publish(&mut state);
         drop(state);
@@ -473,7 +516,15 @@ impl Shared {
             if matches!(error, VolumeError::Damaged { .. } | VolumeError::Differs { .. }) {
                 self.state().broken = true;
             }
+            self.state().failed = true;
             self.close(&error.to_string());
+        }
+    }
+
+    /// [`Shared::fail_on_disk`], but when there was no room and so nothing was begun.
+    pub(crate) fn fail_if_written(&self, error: &VolumeError) {
+        if !(error.is_full() && self.journal.is_sound()) {
+            self.fail_on_disk(error);
         }
     }
 

@@ -206,7 +206,10 @@ where
             _ => return Err(VolumeError::Strange("an answer to another question")),
         }
     }
-    let found = Checkpoint::parse(&checkpoint)?;
+    let mut found = Checkpoint::parse(&checkpoint, "the other node")?;
+    found.tree.check().map_err(|_| VolumeError::Strange("a tree that is none"))?;
+    // The log before it is not here.
+    found.marks.clear();
     let files: Vec<(Ino, u64)> = found.tree.iter().filter_map(|(ino, _)| Some((ino, found.tree.size(ino)?))).collect();
     let mut copied = Copied { done: 0, total: files.iter().map(|(_, size)| size).sum() };
     let mut sent = 0;
@@ -221,7 +224,7 @@ where
         return Err(VolumeError::Strange("an answer to another question"));
     };
     // Last: a folder without it is no copy.
-    Checkpoint::write(&checkpoint, new)?;
+    Checkpoint::write(&found.to_bytes()?, new)?;
     Ok((Taken { identity: found.identity, upto, sent }, asker.stream))
 }
 
