@@ -111,6 +111,9 @@ impl Journal {
         }
         this.applied.fetch_max(applied, Ordering::AcqRel);
         this.flush()?;
+        // From now on the notes have their room, whatever becomes of the disk.
+        this.remember()?;
+        this.wish(this.note(APPLIED, this.applied()))?;
         Ok(this)
     }
 
@@ -375,7 +378,18 @@ impl Journal {
     /// The disk's.
     pub(crate) fn remember(&self) -> Result<(), VolumeError> {
         let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.note(DURABLE, self.durable())
+        self.wish(self.note(DURABLE, self.durable()))
+    }
+
+    /// On a full disk it is as well not done.
+    fn wish(&self, done: Result<(), VolumeError>) -> Result<(), VolumeError> {
+        match done {
+            Err(error) if error.is_full() => {
+                tracing::warn!(place = self.medium.place(), "no room for a note");
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Notes that the log up to `upto`, which is acknowledged and durable, is about to go into the other files. The note

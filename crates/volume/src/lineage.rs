@@ -45,6 +45,27 @@ impl Lineage {
 
     /// What begins at `lsn` or later is taken back.
     pub(crate) fn cut(&mut self, lsn: u64) {
-        self.begins.retain(|(_, begin)| *begin < lsn || *begin == 0);
+        // The first is the volume's own, and has no entry: the next one may begin at 0, too.
+        let first = self.begins.first().copied();
+        self.begins.retain(|begun| begun.1 < lsn || Some(*begun) == first);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_that_is_taken_back_whole_is_none_of_the_log() {
+        let mut lineage = Lineage::new(Epoch(1));
+        assert!(lineage.begin(Epoch(2), 0));
+        assert!(lineage.begin(Epoch(3), 500));
+        lineage.cut(501);
+        assert_eq!(lineage.epoch(), Epoch(3));
+        lineage.cut(500);
+        assert_eq!(lineage.epoch(), Epoch(2));
+        lineage.cut(0);
+        assert_eq!(lineage, Lineage::new(Epoch(1)));
+        assert!(lineage.begin(Epoch(2), 0), "it can come again");
     }
 }

@@ -17,6 +17,14 @@ pub struct Steps {
 #[derive(Debug)]
 pub struct Point(Pending);
 
+/// [`Volume::open`], with its threads, but of these sizes.
+///
+/// # Errors
+/// Those of [`Volume::open`].
+pub fn running(medium: Arc<dyn Medium>, settings: Settings, sizes: Sizes) -> Result<Volume, VolumeError> {
+    Volume::open_sized(medium, settings, sizes)
+}
+
 impl Steps {
     /// See [`Volume::open`].
     ///

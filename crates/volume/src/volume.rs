@@ -97,7 +97,11 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::Missing`], [`VolumeError::Damaged`], or the disk's.
     pub fn open(medium: Arc<dyn Medium>, settings: Settings) -> Result<Self, VolumeError> {
-        let this = Self::open_still(medium, settings, Sizes::default())?;
+        Self::open_sized(medium, settings, Sizes::default())
+    }
+
+    pub(crate) fn open_sized(medium: Arc<dyn Medium>, settings: Settings, sizes: Sizes) -> Result<Self, VolumeError> {
+        let this = Self::open_still(medium, settings, sizes)?;
         let shared = &this.shared;
         let threads = Shared::start(shared).map_err(|source| VolumeError::Io {
             action: "start threads for",

@@ -248,7 +248,7 @@ async fn file<S: AsyncRead + AsyncWrite + Unpin + Send>(
             return Err(VolumeError::Strange("an answer to another question"));
         };
         let mut differ = Vec::new();
-        for (number, hash) in (first..).zip(hashes.chunks_exact(16)) {
+        for (number, hash) in (first..size.div_ceil(BLOCK as u64)).zip(hashes.chunks_exact(16)) {
             let same = match old {
                 Some(old) => {
                     read_block(old, ino, number, &mut block)?;
@@ -259,7 +259,7 @@ async fn file<S: AsyncRead + AsyncWrite + Unpin + Send>(
             if same {
                 // A block of zeros is a hole.
                 if block.iter().any(|b| *b != 0) {
-                    put(new, part, number, &block)?;
+                    put(new, part, number, size, &block)?;
                 }
             } else {
                 differ.push(number);
@@ -275,7 +275,7 @@ async fn file<S: AsyncRead + AsyncWrite + Unpin + Send>(
             }
             for (number, block) in some.iter().zip(blocks.chunks_exact(BLOCK)) {
                 if block.iter().any(|b| *b != 0) {
-                    put(new, part, *number, block)?;
+                    put(new, part, *number, size, block)?;
                 }
             }
             sent += blocks.len() as u64;
@@ -288,8 +288,11 @@ async fn file<S: AsyncRead + AsyncWrite + Unpin + Send>(
     Ok(sent)
 }
 
-fn put(new: &dyn Medium, part: Part, number: u64, block: &[u8]) -> Result<(), VolumeError> {
+/// Writes a block, as far as it is in a file of this size.
+fn put(new: &dyn Medium, part: Part, number: u64, size: u64, block: &[u8]) -> Result<(), VolumeError> {
     let offset = number.saturating_mul(BLOCK as u64);
+    let length = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(block.len());
+    let block = block.get(..length).unwrap_or_default();
     new.write(part, offset, block).map_err(io_failed(new, "write a file's content in"))
 }
 

@@ -2,7 +2,11 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod check;
+mod copying;
 mod cuts;
+mod follower;
 mod leader;
 mod model;
+mod named;
+mod random;
 mod sim;

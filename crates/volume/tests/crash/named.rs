@@ -1,0 +1,215 @@
+//! Single histories that once went wrong.
+
+use std::io;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use trine_protocol::{Epoch, SyncSetting};
+use trine_volume::steps::{self, Steps};
+use trine_volume::{Disk, Folder, Ino, Kind, Medium, Part, Room, Settings, Sizes, Store, Tree, Volume, VolumeError};
+
+use crate::check::{SETTINGS, SIZES, open, recovers, same_after_all};
+use crate::leader::{Do, Leader, script};
+use crate::model::{AT, IDENTITY, make, write};
+use crate::sim::{Fault, Sim};
+
+#[test]
+fn an_operation_that_no_log_takes_changes_nothing() {
+    let mut leader = Leader::new(2);
+    leader.change(&make(2, "a", Kind::File)).unwrap();
+    assert_eq!(leader.change(&write(2, 0, 1, 5 << 20)), Err(Errno::TOOBIG));
+    same_after_all(&leader);
+    leader.change(&write(2, 0, 1, 5)).unwrap();
+    assert!(leader.sync());
+    recovers(leader.sim.shown(), &leader.history, usize::MAX - 1, 9);
+}
+
+#[test]
+fn a_full_disk_is_told_and_the_volume_stays_open() {
+    let mut leader = Leader::new(2);
+    leader.change(&make(2, "a", Kind::File)).unwrap();
+    leader.sim.fail(Some(Fault::FullFrom(0)));
+    while leader.change(&write(2, 0, 1, 100)).is_ok() {}
+    assert_eq!(leader.change(&write(2, 0, 2, 1000)), Err(Errno::NOSPC));
+    leader.steps.tend().unwrap();
+    same_after_all(&leader);
+    leader.sim.fail(None);
+    leader.change(&write(2, 0, 3, 1000)).unwrap();
+    assert!(leader.sync());
+    recovers(leader.sim.shown(), &leader.history, usize::MAX - 1, 9);
+}
+
+#[test]
+fn a_leader_takes_nothing_back() {
+    let mut leader = Leader::new(2);
+    let begun = leader.steps.volume.log_end();
+    leader.steps.volume.set_sync(&SyncSetting::Wait);
+    leader.change(&make(2, "a", Kind::File)).unwrap();
+    let end = leader.steps.volume.log_end();
+    assert!(matches!(leader.steps.volume.truncate(begun.lsn), Err(VolumeError::Strange(_))));
+    assert_eq!(leader.steps.volume.log_end(), end, "it was refused after it was done");
+    recovers(leader.sim.shown(), &leader.history, usize::MAX - 1, 9);
+}
+
+#[test]
+fn what_was_applied_before_a_restart_is_not_taken_back() {
+    let mut leader = Leader::new(2);
+    leader.change(&make(2, "a", Kind::File)).unwrap();
+    leader.sync();
+    let before = leader.steps.volume.log_end().lsn;
+    leader.run(&[Do::Op(write(2, 0, 1, 500)), Do::Sync, Do::Apply]);
+    // The process was killed; the checkpoint is far behind.
+    let again = open(&leader.sim);
+    let refused = again.volume.truncate(before);
+    assert!(matches!(refused, Err(VolumeError::Applied { .. })), "{refused:?}");
+}
+
+#[test]
+fn no_checkpoint_says_more_than_the_disk_has_confirmed() {
+    for later in 0..4 {
+        let mut leader = Leader::new(2);
+        leader.run(&script()[..14]);
+        leader.run(&[Do::Sync, Do::Apply, Do::Point]);
+        let from = leader.sim.counts().1;
+        leader.sim.fail(Some(Fault::Sync(from + later)));
+        leader.run(&[Do::Keep]);
+        leader.sim.fail(None);
+        assert!(leader.steps.volume.closed().is_some());
+        leader.steps.volume.finish();
+        leader.run(&[Do::Sync]);
+        let mut random = crate::cuts::Random(5);
+        crate::cuts::mixtures(&leader.sim.disk(), 5, 20, &mut random, |image| {
+            recovers(image, &leader.history, usize::MAX - 1, 9);
+        });
+    }
+}
+
+/// A volume with several files of log after its checkpoint, closed.
+fn long() -> Leader {
+    let mut leader = Leader::new(2);
+    leader.run(&script()[..10]);
+    leader.run(&[Do::Sync, Do::Apply, Do::Tend]);
+    for round in 0..6 {
+        leader.run(&[Do::Op(write(4, 0, round, 500)), Do::Sync, Do::Apply]);
+    }
+    leader
+}
+
+fn try_open(sim: &Sim) -> Result<Steps, VolumeError> {
+    Steps::open(Arc::new(sim.clone()), SETTINGS, SIZES)
+}
+
+#[test]
+fn a_damaged_log_is_noticed() {
+    let end = long().history.end.lsn;
+    assert!(end > 4 * SIZES.segment);
+    for lsn in (0..end).step_by(61) {
+        let leader = long();
+        leader.sim.flip(Part::Segment(lsn / SIZES.segment), usize::try_from(lsn % SIZES.segment).unwrap());
+        let opened = try_open(&leader.sim);
+        assert!(matches!(opened, Err(VolumeError::Damaged { .. })), "byte {lsn} of {end}: {opened:?}");
+    }
+    for number in 0..end / SIZES.segment {
+        let leader = long();
+        leader.sim.remove(Part::Segment(number)).unwrap();
+        let opened = try_open(&leader.sim);
+        assert!(matches!(opened, Err(VolumeError::Damaged { .. })), "file {number}: {opened:?}");
+        let leader = long();
+        leader.sim.shorten(Part::Segment(number), 100).unwrap();
+        let opened = try_open(&leader.sim);
+        assert!(matches!(opened, Err(VolumeError::Damaged { .. })), "file {number}: {opened:?}");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_noticed() {
+    let leader = long();
+    let part = Part::Note("checkpoint");
+    let length = leader.sim.length(part).unwrap().unwrap();
+    for byte in 0..usize::try_from(length).unwrap() {
+        leader.sim.flip(part, byte);
+        let opened = try_open(&leader.sim);
+        assert!(matches!(opened, Err(VolumeError::Damaged { .. })), "byte {byte}: {opened:?}");
+        leader.sim.flip(part, byte);
+    }
+    try_open(&leader.sim).unwrap();
+}
+
+#[test]
+fn a_volume_that_is_made_anew_begins_with_nothing() {
+    let leader = long();
+    leader.sim.remove(Part::Note("checkpoint")).unwrap();
+    Volume::create(&leader.sim, IDENTITY, Epoch(1), Tree::new(0, 0, AT)).unwrap();
+    let steps = open(&leader.sim);
+    assert_eq!(steps.volume.log_end().lsn, 0, "what an older one has left is taken for its log");
+    assert_eq!(leader.sim.list(Folder::Objects).unwrap(), [0_u64; 0]);
+}
+
+/// A disk that has room for what is on it, and little beside.
+#[derive(Debug)]
+struct Tight(Disk);
+
+impl Medium for Tight {
+    fn read(&self, part: Part, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(part, offset, buffer)
+    }
+    fn write(&self, part: Part, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(part, offset, data)
+    }
+    fn length(&self, part: Part) -> io::Result<Option<u64>> {
+        self.0.length(part)
+    }
+    fn shorten(&self, part: Part, length: u64) -> io::Result<()> {
+        self.0.shorten(part, length)
+    }
+    fn clear(&self, part: Part, offset: u64, length: u64) -> io::Result<()> {
+        self.0.clear(part, offset, length)
+    }
+    fn sync(&self, _part: Part) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync_names(&self, _folder: Folder) -> io::Result<()> {
+        Ok(())
+    }
+    fn rename(&self, from: Part, to: Part) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, part: Part) -> io::Result<()> {
+        self.0.remove(part)
+    }
+    fn list(&self, folder: Folder) -> io::Result<Vec<u64>> {
+        self.0.list(folder)
+    }
+    fn room(&self) -> io::Result<Room> {
+        Ok(Room { total: 1 << 30, free: (96 << 20) + (4 << 20) })
+    }
+    fn place(&self) -> String {
+        self.0.place()
+    }
+}
+
+#[test]
+fn writing_over_what_is_there_never_fills_a_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
+    Volume::create(&disk, IDENTITY, Epoch(1), Tree::new(0, 0, AT)).unwrap();
+    let sizes = Sizes { segment: 1 << 20, ..Sizes::default() };
+    let volume = steps::running(Arc::new(Tight(disk)), Settings::default(), sizes).unwrap();
+    volume.lead(Epoch(2)).unwrap();
+    volume.set_sync(&SyncSetting::Alone);
+    volume.change(|_| Ok((make(2, "a", Kind::File), ()))).unwrap();
+    // More than there is room for, with never a moment of rest: somebody always waits.
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(1500);
+    let mut round = 0;
+    while std::time::Instant::now() < end {
+        round += 1;
+        volume.change(|_| Ok((write(2, 0, 1, 8192), ()))).unwrap_or_else(|e| panic!("{e} after {round} writes"));
+        let (tell, told) = std::sync::mpsc::channel();
+        volume.sync(Box::new(move |done| tell.send(done).unwrap()));
+        told.recv().unwrap().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(round > 300, "too slow to show anything: {round}");
+    assert_eq!(volume.read(Ino(2), 0, 1).unwrap(), [1]);
+    volume.end("done");
+}
