@@ -5,7 +5,9 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use trine_platform::{BootClock, Clock};
 
 use crate::checkpoint::Checkpoint;
 use crate::entry::{Entries, HEADER, Header, Mark, decode};
@@ -97,7 +99,7 @@ impl Shared {
     }
 
     fn keep_flushing(&self) -> Result<(), VolumeError> {
-        let (mut noted, mut looked) = (0, Instant::now());
+        let (mut noted, mut looked) = (0, BootClock.now());
         loop {
             let (end, durable) = {
                 let rest = |s: &mut crate::state::State| {
@@ -115,10 +117,10 @@ impl Shared {
                 self.flush()?;
             }
             // By the clock: a database that never rests would else seem to fill the disk with what it writes over.
-            if end != noted && looked.elapsed() >= TICK {
+            if end != noted && BootClock.now().since(looked) >= TICK {
                 self.journal.remember()?;
                 self.look_at_room()?;
-                (noted, looked) = (end, Instant::now());
+                (noted, looked) = (end, BootClock.now());
             }
             self.journal.prepare(self.keep())?;
         }
