@@ -12,7 +12,7 @@ use trine_platform::{BootClock, Clock};
 use crate::checkpoint::Checkpoint;
 use crate::entry::{Entries, HEADER, Header, Mark, decode};
 use crate::medium::{Folder, Part};
-use crate::volume::{Shared, content_of};
+use crate::shared::{Shared, content_of};
 use crate::{Ino, Lineage, Op, Tree, VolumeError};
 
 /// Log that nobody waits for is made durable after this time at the latest, or once there is as much as this.

@@ -15,7 +15,9 @@ mod medium;
 mod mount;
 mod op;
 mod primary;
+mod shared;
 mod sizes;
+mod standby;
 mod state;
 #[doc(hidden)]
 pub mod steps;

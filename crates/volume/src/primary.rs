@@ -5,9 +5,9 @@ use std::sync::PoisonError;
 use rustix::io::Errno;
 
 use crate::medium::Part;
+use crate::shared::content_of;
 use crate::state::State;
-use crate::volume::{Volume, content_of};
-use crate::{Ino, Op, Room, Store, Tree, VolumeError};
+use crate::{Ino, Op, Room, Store, Tree, Volume, VolumeError};
 
 /// Room that the database does not get: for the log that is written anyway, for checkpoints, for what makes room.
 const RESERVE: u64 = 96 << 20;

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use trine_protocol::{Epoch, NodeName, Position, SyncSetting};
@@ -13,6 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::{Mark, Span};
 use crate::journal::Journal;
 use crate::medium::{Folder, Medium, Part};
+use crate::shared::{Shared, content_of, tell};
 use crate::sizes::Sizes;
 use crate::state::{Acked, Done, Grade, Leading, Progress, State};
 use crate::{Ino, Lineage, Op, Room, Tree, VolumeError};
@@ -40,23 +40,6 @@ impl Default for Settings {
 #[derive(Clone, Debug)]
 pub struct Volume {
     pub(crate) shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) medium: Arc<dyn Medium>,
-    pub(crate) journal: Journal,
-    pub(crate) identity: u64,
-    pub(crate) settings: Settings,
-    pub(crate) sizes: Sizes,
-    state: Mutex<State>,
-    /// Something in the state has changed that a thread may wait for.
-    pub(crate) changed: Condvar,
-    pub(crate) base: Mutex<Base>,
-    /// The checkpoint on the disk.
-    pub(crate) kept: AtomicU64,
-    progress: watch::Sender<Progress>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Volume {
@@ -300,85 +283,12 @@ impl Volume {
         Ok(())
     }
 
-    /// Takes log from the node that writes it: the whole and sound entries at the beginning of `bytes`, which follow the end.
-    /// Says how many bytes that was.
-    ///
-    /// # Errors
-    /// [`VolumeError::Strange`]: it is no log, or not what follows; [`VolumeError::Closed`]; the disk's.
-    pub fn receive(&self, bytes: &[u8]) -> Result<usize, VolumeError> {
-        let shared = &self.shared;
-        {
-            let state = shared.state();
-            if state.progress.closed || state.leading.is_some() {
-                return Err(VolumeError::Closed);
-            }
-        }
-        let mut lineage = self.lineage();
-        let done = shared.journal.append_entries(bytes, |op, span| follow_lineage(&mut lineage, op, span));
-        let done = done.inspect_err(|e| shared.fail_on_disk(e))?;
-        let mut state = shared.state();
-        state.lineage = lineage;
-        state.progress.end = shared.journal.end().lsn;
-        Ok(done)
-    }
-
-    /// How far this copy is, for the node that writes the log.
-    #[must_use]
-    pub fn reached(&self) -> Acked {
-        let state = self.shared.state();
-        Acked { received: state.progress.end, durable: state.progress.durable, room: state.room }
-    }
-
-    /// When another node counts.
-    #[must_use]
-    pub fn grade(&self) -> Grade {
-        self.shared.settings.grade
-    }
-
-    /// The node that writes the log says up to where it is acknowledged.
-    pub fn told(&self, commit: u64) {
-        let mut state = self.shared.state();
-        let commit = commit.min(state.progress.end);
-        if commit > state.progress.commit && state.leading.is_none() {
-            state.progress.commit = commit;
-            self.shared.changed.notify_all();
-        }
-    }
-
     /// Makes all of the log durable that there is.
     ///
     /// # Errors
     /// The disk's: the volume is closed then, as nobody knows what the disk has kept.
     pub fn flush(&self) -> Result<(), VolumeError> {
         self.shared.flush()
-    }
-
-    /// Takes back what follows `to` in the log. Nothing may be received meanwhile.
-    ///
-    /// # Errors
-    /// [`VolumeError::Applied`]: it was acknowledged; [`VolumeError::Strange`]: no entry ends there; the disk's.
-    pub fn truncate(&self, to: u64) -> Result<(), VolumeError> {
-        let shared = &self.shared;
-        let base = shared.base();
-        // Of what was in the files before a restart the checkpoint says nothing.
-        let applied = base.at.lsn.max(shared.journal.applied());
-        if applied > to {
-            return Err(VolumeError::Applied { to, applied });
-        }
-        if shared.state().leading.is_some() {
-            return Err(VolumeError::Strange("a wish to take back what this node writes"));
-        }
-        let check = shared.journal.check_at(to)?.ok_or(VolumeError::Strange("a place where no entry ends"))?;
-        shared.journal.truncate(Mark { lsn: to, check }).inspect_err(|e| shared.fail_on_disk(e))?;
-        let mut state = shared.state();
-        state.lineage.cut(to);
-        state.progress.end = to;
-        state.progress.durable = state.progress.durable.min(to);
-        state.progress.commit = state.progress.commit.min(to);
-        shared.publish(&mut state);
-        drop(state);
-        drop(base);
-        Ok(())
     }
 
     /// Reads the log from a place on, up to `buffer.len()` bytes, as much as there is.
@@ -464,113 +374,7 @@ impl Volume {
     }
 }
 
-impl Shared {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn base(&self) -> MutexGuard<'_, Base> {
-        self.base.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells threads and tasks how far everything is.
-    pub(crate) fn publish(&self, state: &mut State) {
-        state.told = state.progress.end;
-        self.progress.send_replace(state.progress);
-        self.changed.notify_all();
-    }
-
-    pub(crate) fn flush(&self) -> Result<(), VolumeError> {
-        // Nobody is told how far a disk is that has failed.
-        if self.state().failed {
-            return Err(VolumeError::Closed);
-        }
-        self.journal.flush().inspect_err(|e| self.fail_on_disk(e))?;
-        let mut state = self.state();
-        // As it is by now: what was flushed may have been taken back since, and other log be in its place.
-        state.progress.durable = self.journal.durable().min(state.progress.end);
-        let done = state.settle();
-        self.publish(&mut state);
-        drop(state);
-        tell(done, Ok(()));
-        Ok(())
-    }
-
-    /// Has `done` called once the log is acknowledged up to `lsn`.
-    pub(crate) fn wait_for(&self, state: &mut State, lsn: u64, done: Done) {
-        state.number += 1;
-        let number = state.number;
-        state.waiters.insert((lsn, number), done);
-        state.progress.wanted = state.progress.wanted.max(lsn);
-        self.publish(state);
-    }
-
-    pub(crate) fn close(&self, why: &str) {
-        let mut state = self.state();
-        let done = state.close(why);
-        self.publish(&mut state);
-        drop(state);
-        tell(done, Err(rustix::io::Errno::IO));
-    }
-
-    /// What a disk did not do once it is not asked for again: what it has kept is unknown.
-    pub(crate) fn fail_on_disk(&self, error: &VolumeError) {
-        if matches!(error, VolumeError::Io { .. } | VolumeError::Damaged { .. } | VolumeError::Differs { .. }) {
-            tracing::error!(%error, "the volume is closed");
-            if matches!(error, VolumeError::Damaged { .. } | VolumeError::Differs { .. }) {
-                self.state().broken = true;
-            }
-            self.state().failed = true;
-            self.close(&error.to_string());
-        }
-    }
-
-    /// [`Shared::fail_on_disk`], but when there was no room and so nothing was begun.
-    pub(crate) fn fail_if_written(&self, error: &VolumeError) {
-        if !(error.is_full() && self.journal.is_sound()) {
-            self.fail_on_disk(error);
-        }
-    }
-
-    pub(crate) fn differs(&self, mark: Mark, errno: rustix::io::Errno) -> VolumeError {
-        VolumeError::Differs { place: self.medium.place(), lsn: mark.lsn, errno }
-    }
-
-    pub(crate) fn look_at_room(&self) -> Result<(), VolumeError> {
-        let room = self.medium.room().map_err(|source| VolumeError::Io {
-            action: "ask for the room on the disk of",
-            place: self.medium.place(),
-            source,
-        })?;
-        self.state().room = room;
-        Ok(())
-    }
-
-    /// Log from here on is kept.
-    pub(crate) fn keep(&self) -> u64 {
-        // What is pinned after this is at the checkpoint or later.
-        let state = self.state();
-        let pinned = state.pins.values().min().copied().unwrap_or(u64::MAX);
-        let retained = state.progress.end.saturating_sub(self.settings.retain);
-        self.kept.load(Ordering::Acquire).min(retained).min(pinned)
-    }
-}
-
-pub(crate) fn tell(done: Vec<Done>, outcome: Result<(), rustix::io::Errno>) {
-    for done in done {
-        done(outcome);
-    }
-}
-
-/// The file whose content an operation changes.
-pub(crate) fn content_of(op: &Op<'_>) -> Option<Ino> {
-    match op {
-        Op::Write { ino, .. } | Op::Resize { ino, .. } | Op::Clear { ino, .. } => Some(*ino),
-        _ => None,
-    }
-}
-
-fn follow_lineage(lineage: &mut Lineage, op: &Op<'_>, span: Span) -> Result<(), VolumeError> {
+pub(crate) fn follow_lineage(lineage: &mut Lineage, op: &Op<'_>, span: Span) -> Result<(), VolumeError> {
     match op {
         Op::Epoch { epoch } if !lineage.begin(*epoch, span.from) => {
             Err(VolumeError::Strange("an epoch that is not newer than the one before"))

@@ -534,7 +534,10 @@ impl Inner {
         if let Some(serving) = &serving {
             serving.stop().await?;
             let flush = volume.clone();
-            blocking(move || flush.flush()).await.map_err(EngineError::volume("make the log durable"))?;
+            // What a disk that has failed did not keep, it does not keep the next time either.
+            if let Err(error) = blocking(move || flush.flush()).await {
+                tracing::warn!(%error, "the end of the log may not be on this node's disk");
+            }
             let end = volume.log_end();
             let _ = timeout(LAST_WORD, taken_by_all(&volume, end)).await;
         }

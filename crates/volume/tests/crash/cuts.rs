@@ -10,7 +10,7 @@ use crate::sim::{Call, Disk, Image};
 const ALL: usize = 9;
 
 /// Beyond that, so many by chance.
-const SOME: usize = 80;
+const SOME: usize = 50;
 
 pub(crate) struct Random(pub(crate) u64);
 

@@ -1,28 +1,22 @@
 //! The log on this node's disk.
 
+mod append;
+mod files;
+mod notes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use xxhash_rust::xxh3::xxh3_64;
-
-use crate::entry::{Entries, HEADER, Header, Mark, Span, decode, encode};
+use crate::entry::{Entries, HEADER, Header, Mark, Span, decode};
 use crate::medium::{Folder, Medium, Part};
 use crate::sizes::Sizes;
 use crate::{Op, VolumeError};
 
-/// Says up to where the log was durable.
-const DURABLE: Part = Part::Note("durable");
-
-/// Says up to where the log may be in the other files: less of it was acknowledged never.
-const APPLIED: Part = Part::Note("applied");
-
-/// A file that becomes a segment.
-const NEXT: Part = Part::Note("journal.next");
-
-/// All of the log but its segments.
-pub(crate) const NOTES: [Part; 3] = [DURABLE, APPLIED, NEXT];
+pub(crate) use files::is_full;
+pub(crate) use notes::NOTES;
+use notes::{APPLIED, DURABLE};
 
 /// The log, in files of [`Sizes::segment`] bytes.
 ///
@@ -203,70 +197,6 @@ impl Journal {
         self.tail().marks.clone()
     }
 
-    /// Writes an operation at the end.
-    ///
-    /// # Errors
-    /// Those of [`Journal::stage`] and of [`Staged::write`].
-    pub(crate) fn append(&self, op: &Op<'_>) -> Result<Mark, VolumeError> {
-        self.stage(op)?.write()
-    }
-
-    /// Makes all ready to write an operation at the end. Until the answer is gone nobody else writes.
-    ///
-    /// # Errors
-    /// [`VolumeError::TooLarge`], or the disk's, a full one's among them: nothing has changed, and other operations may
-    /// do better.
-    pub(crate) fn stage(&self, op: &Op<'_>) -> Result<Staged<'_>, VolumeError> {
-        self.sound()?;
-        let mut tail = self.tail();
-        let mut buffer = std::mem::take(&mut tail.buffer);
-        let end = encode(op, tail.end, &mut buffer);
-        tail.buffer = buffer;
-        let end = end.ok_or(VolumeError::TooLarge)?;
-        let from = tail.end.lsn;
-        self.make_room(&mut tail, from, end.lsn)?;
-        Ok(Staged { journal: self, tail, end })
-    }
-
-    /// Writes the whole and sound entries at the beginning of `bytes`, which follow the end, and says how many bytes that
-    /// was. `check` sees each first.
-    ///
-    /// # Errors
-    /// [`VolumeError::Strange`]: what comes next is no entry of this log. What `check` says, and the disk's.
-    pub(crate) fn append_entries(
-        &self,
-        bytes: &[u8],
-        mut check: impl FnMut(&Op<'_>, Span) -> Result<(), VolumeError>,
-    ) -> Result<usize, VolumeError> {
-        let mut tail = self.tail();
-        let start = tail.end;
-        let mut ends = Vec::new();
-        let mut entries = Entries::new(bytes, start);
-        for (body, mark) in entries.by_ref() {
-            let op = decode(body).map_err(|_| VolumeError::Strange("an operation that this version does not know"))?;
-            check(&op, Span { from: ends.last().map_or(start.lsn, |m: &Mark| m.lsn), end: mark })?;
-            ends.push(mark);
-        }
-        let done = usize::try_from(ends.last().map_or(0, |m| m.lsn - start.lsn)).unwrap_or(usize::MAX);
-        let rest = bytes.get(done..).unwrap_or_default();
-        let whole = match rest.first_chunk::<HEADER>() {
-            Some(header) => Header::parse(header).is_none_or(|h| rest.len() >= HEADER + h.length),
-            None => false,
-        };
-        if whole {
-            return Err(VolumeError::Strange("bytes that are no entry of this log"));
-        }
-        self.sound()?;
-        let end = start.lsn + done as u64;
-        self.make_room(&mut tail, start.lsn, end)?;
-        self.put(start.lsn, bytes.get(..done).unwrap_or_default())?;
-        for mark in ends {
-            tail.end = mark;
-            tail.mark(mark);
-        }
-        Ok(done)
-    }
-
     /// # Errors
     /// [`VolumeError::Closed`]: the disk has failed before.
     fn sound(&self) -> Result<(), VolumeError> {
@@ -281,51 +211,6 @@ impl Journal {
     /// What the disk has of the log is unknown if this went wrong.
     fn sure<T>(&self, done: io::Result<T>, action: &'static str) -> Result<T, VolumeError> {
         done.map_err(failed(action, &*self.medium)).inspect_err(|_| self.broken.store(true, Ordering::Release))
-    }
-
-    /// Sees to it that the files have room for the log from `from` to `upto`, without changing what they have.
-    fn make_room(&self, tail: &mut Tail, from: u64, upto: u64) -> Result<(), VolumeError> {
-        let segment = self.sizes.segment;
-        for number in from / segment..upto.div_ceil(segment) {
-            if tail.whole.contains(&number) {
-                continue;
-            }
-            if tail.segments.insert(number) {
-                tail.names = true;
-            }
-            let part = Part::Segment(number);
-            let room = || failed("make room for the log in", &*self.medium);
-            let begin =
-                self.medium.length(part).map_err(room())?.unwrap_or(0).max(from.saturating_sub(number * segment));
-            self.zero(part, begin, segment).map_err(room())?;
-            tail.whole.insert(number);
-        }
-        Ok(())
-    }
-
-    fn zero(&self, part: Part, begin: u64, end: u64) -> io::Result<()> {
-        let zeros = vec![0; usize::try_from(end.saturating_sub(begin).min(1 << 20)).unwrap_or(0)];
-        let mut at = begin;
-        while at < end {
-            let step = usize::try_from(end - at).unwrap_or(usize::MAX).min(zeros.len());
-            self.medium.write(part, at, zeros.get(..step).unwrap_or_default())?;
-            at += step as u64;
-        }
-        Ok(())
-    }
-
-    fn put(&self, at: u64, bytes: &[u8]) -> Result<(), VolumeError> {
-        let segment = self.sizes.segment;
-        let (mut at, mut rest) = (at, bytes);
-        while !rest.is_empty() {
-            let room = usize::try_from(segment - at % segment).unwrap_or(usize::MAX);
-            let (piece, more) = rest.split_at_checked(room).unwrap_or((rest, &[]));
-            let written = self.medium.write(Part::Segment(at / segment), at % segment, piece);
-            self.sure(written, "write the log in")?;
-            at += piece.len() as u64;
-            rest = more;
-        }
-        Ok(())
     }
 
     /// Reads the log from a place on: as much as there is, up to `buffer.len()` bytes.
@@ -370,54 +255,6 @@ impl Journal {
             self.sure(self.medium.sync(Part::Segment(number)), "sync the log in")?;
         }
         Ok(())
-    }
-
-    /// Notes how far the log is durable, so that a disk that loses some of it is noticed. The note itself may be lost.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub(crate) fn remember(&self) -> Result<(), VolumeError> {
-        let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wish(self.note(DURABLE, self.durable()))
-    }
-
-    /// On a full disk it is as well not done.
-    fn wish(&self, done: Result<(), VolumeError>) -> Result<(), VolumeError> {
-        match done {
-            Err(error) if error.is_full() => {
-                tracing::warn!(place = self.medium.place(), "no room for a note");
-                Ok(())
-            }
-            done => done,
-        }
-    }
-
-    /// Notes that the log up to `upto`, which is acknowledged and durable, is about to go into the other files. The note
-    /// itself may be lost with the machine's power, not with the process.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub(crate) fn will_apply(&self, upto: u64) -> Result<(), VolumeError> {
-        if self.applied.fetch_max(upto, Ordering::AcqRel) < upto { self.note(APPLIED, upto) } else { Ok(()) }
-    }
-
-    /// Up to where the log may be in the other files. What comes before was acknowledged.
-    pub(crate) fn applied(&self) -> u64 {
-        self.applied.load(Ordering::Acquire)
-    }
-
-    fn note(&self, part: Part, lsn: u64) -> Result<(), VolumeError> {
-        let note = [lsn.to_le_bytes(), xxh3_64(&lsn.to_le_bytes()).to_le_bytes()].concat();
-        self.medium.write(part, 0, &note).map_err(failed("write a note in", &*self.medium))
-    }
-
-    /// What a note says, as far as there is one.
-    fn noted(&self, part: Part) -> Result<u64, VolumeError> {
-        let mut note = [0; 16];
-        self.medium.read(part, 0, &mut note).map_err(failed("read a note in", &*self.medium))?;
-        let (Some(lsn), Some(check)) = (note.first_chunk::<8>(), note.last_chunk::<8>()) else { return Ok(0) };
-        let sound = xxh3_64(lsn) == u64::from_le_bytes(*check);
-        Ok(if sound { u64::from_le_bytes(*lsn) } else { 0 })
     }
 
     /// The check at a place between two entries; `None`: there is none at that place, or it is no longer kept.
@@ -478,95 +315,6 @@ impl Journal {
         }
         self.sync(first, end)
     }
-
-    /// Makes the file that will be needed next, if it is not there: of one that nobody needs (all before `keep`) or a new one,
-    /// written over once, as a file that only has room reserved costs more at each flush. Removes what else nobody needs.
-    ///
-    /// On a disk that is full there is none: [`Journal::stage`] tells who writes.
-    ///
-    /// # Errors
-    /// The disk's; nothing is lost by it.
-    pub(crate) fn prepare(&self, keep: u64) -> Result<(), VolumeError> {
-        let error = || failed("make a file for the log in", &*self.medium);
-        let segment = self.sizes.segment;
-        let (next, old) = {
-            let mut tail = self.tail();
-            let old: Vec<u64> = tail.segments.range(..keep.min(tail.end.lsn) / segment).copied().collect();
-            for number in &old {
-                tail.segments.remove(number);
-                tail.whole.remove(number);
-                tail.names = true;
-            }
-            if let Some(last) = old.last() {
-                let first = (last + 1) * segment;
-                tail.marks.retain(|lsn, _| *lsn >= first);
-            }
-            let next = tail.end.lsn / segment + 1;
-            ((!tail.segments.contains(&next)).then_some(next), old)
-        };
-        let mut old = old.into_iter();
-        if let Some(next) = next {
-            let made = match old.next() {
-                Some(number) => self.reuse(number),
-                None => self.blank(),
-            };
-            match made {
-                Err(e) if is_full(&e) => {
-                    tracing::warn!(place = self.medium.place(), "no room for the next file of the log");
-                    self.medium.remove(NEXT).map_err(error())?;
-                }
-                made => {
-                    made.map_err(error())?;
-                    let mut tail = self.tail();
-                    if tail.segments.insert(next) {
-                        self.medium.rename(NEXT, Part::Segment(next)).map_err(error())?;
-                        tail.whole.insert(next);
-                        tail.names = true;
-                    }
-                }
-            }
-        }
-        for number in old {
-            self.medium.remove(Part::Segment(number)).map_err(error())?;
-        }
-        Ok(())
-    }
-
-    /// Makes [`NEXT`] of a file of the log that nobody needs.
-    fn reuse(&self, number: u64) -> io::Result<()> {
-        self.medium.rename(Part::Segment(number), NEXT)?;
-        // Before it has other content its old name is gone: that would be log that it is not.
-        self.medium.sync_names(Folder::Segments)?;
-        if self.medium.length(NEXT)? == Some(self.sizes.segment) { Ok(()) } else { self.blank() }
-    }
-
-    fn blank(&self) -> io::Result<()> {
-        // What a crash has left under this name may be a part of the log under another.
-        self.medium.remove(NEXT)?;
-        self.zero(NEXT, 0, self.sizes.segment)?;
-        self.medium.sync(NEXT)
-    }
-}
-
-/// An operation that is ready to be written, and the log held still for it. Dropped, it leaves nothing.
-#[derive(Debug)]
-pub(crate) struct Staged<'a> {
-    journal: &'a Journal,
-    tail: MutexGuard<'a, Tail>,
-    end: Mark,
-}
-
-impl Staged<'_> {
-    /// Writes it, and says where it ends.
-    ///
-    /// # Errors
-    /// The disk's: then the log takes nothing more, as nobody knows what of the entry is there.
-    pub(crate) fn write(mut self) -> Result<Mark, VolumeError> {
-        self.journal.put(self.tail.end.lsn, &self.tail.buffer)?;
-        self.tail.end = self.end;
-        self.tail.mark(self.end);
-        Ok(self.end)
-    }
 }
 
 impl Tail {
@@ -577,11 +325,6 @@ impl Tail {
             self.marks.insert(at.lsn, at.check);
         }
     }
-}
-
-/// Whether there is no room for what was asked.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn failed<'a>(action: &'static str, medium: &'a dyn Medium) -> impl FnOnce(io::Error) -> VolumeError + 'a {
