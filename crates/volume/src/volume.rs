@@ -158,6 +158,13 @@ impl Volume {
         state.lineage.position(state.progress.end)
     }
 
+    /// Which epochs the log is made of, and how far it reaches: both of the same moment, also while it grows.
+    #[must_use]
+    pub fn extent(&self) -> (Lineage, u64) {
+        let state = self.shared.state();
+        (state.lineage.clone(), state.progress.end)
+    }
+
     /// Which epochs the log is made of.
     #[must_use]
     pub fn lineage(&self) -> Lineage {

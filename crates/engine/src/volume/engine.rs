@@ -621,16 +621,10 @@ async fn taken_by_all(volume: &Volume, end: Mark) {
 
 /// What a copy's log is made of.
 fn own_history(volume: &Volume) -> History {
-    let lineage = volume.lineage();
+    let (lineage, end) = volume.extent();
     let ends = lineage.begins().iter().skip(1).map(|(_, begin)| *begin);
     let forks = lineage.begins().iter().zip(ends).map(|((epoch, _), end)| Fork { epoch: *epoch, end }).collect();
-    History {
-        identity: CopyId(volume.identity()),
-        forks,
-        epoch: lineage.epoch(),
-        end: volume.log_end().lsn,
-        rewind_ready: true,
-    }
+    History { identity: CopyId(volume.identity()), forks, epoch: lineage.epoch(), end, rewind_ready: true }
 }
 
 /// Keeps what is about to be taken back, for a person: the log's own bytes, from `from` to its end.
