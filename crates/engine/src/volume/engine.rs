@@ -450,7 +450,7 @@ impl Inner {
         let settings = self.config.settings;
         let opened = blocking(move || Volume::open(fresh, settings)).await;
         let volume = ClosedAtEnd(opened.map_err(failed("open the new copy"))?);
-        let reached = self.take_log(&volume.0, upstream, taken.upto).await;
+        let reached = self.take_log(&volume.0, upstream, &taken).await;
         let end = volume.0.clone();
         blocking(move || end.end("the new copy is put in place")).await;
         drop(stream);
@@ -468,8 +468,8 @@ impl Inner {
     }
 
     /// The new copy takes the log until it is one.
-    async fn take_log(&self, volume: &Volume, upstream: &Upstream, upto: u64) -> Result<(), EngineError> {
-        let epoch = volume.lineage().epoch();
+    async fn take_log(&self, volume: &Volume, upstream: &Upstream, taken: &link::Taken) -> Result<(), EngineError> {
+        let link::Taken { upto, epoch, .. } = *taken;
         let neighbours = self.neighbours()?;
         let node = upstream.node.clone();
         let Some(mut following) = Following::start(&self.threads, volume.clone(), neighbours, node.clone(), epoch)

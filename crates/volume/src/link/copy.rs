@@ -9,6 +9,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter, split};
+use trine_protocol::Epoch;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::frame;
@@ -53,8 +54,8 @@ enum Answer<'a> {
     },
     /// The blocks, one after the other, each whole; what is beyond the end is zeros.
     Blocks(#[serde(borrow, with = "serde_bytes")] Cow<'a, [u8]>),
-    /// The copy needs the log up to here.
-    Finished { upto: u64 },
+    /// The copy needs the log up to here, which is written in this epoch.
+    Finished { upto: u64, epoch: Epoch },
     /// It has no volume to copy now.
     Refused,
 }
@@ -66,6 +67,8 @@ pub struct Taken {
     pub identity: u64,
     /// It counts once it has the log up to here.
     pub upto: u64,
+    /// The epoch that the other node writes. The checkpoint that the copy begins at may be of an older one.
+    pub epoch: Epoch,
     /// Bytes of content that were sent.
     pub sent: u64,
 }
@@ -125,7 +128,10 @@ where
                 }
                 Answer::Blocks(all.into())
             }
-            Ask::Finish => Answer::Finished { upto: volume.progress().borrow().applied },
+            Ask::Finish => match volume.leading() {
+                Some(epoch) => Answer::Finished { upto: volume.progress().borrow().applied, epoch },
+                None => Answer::Refused,
+            },
         };
         let answered = async {
             frame::write(&mut write, &answer).await?;
@@ -220,12 +226,14 @@ where
     }
     new.sync_names(Folder::Objects).map_err(io_failed(new, "sync"))?;
     asker.ask(&Ask::Finish).await?;
-    let Answer::Finished { upto } = asker.answer().await? else {
-        return Err(VolumeError::Strange("an answer to another question"));
+    let (upto, epoch) = match asker.answer().await? {
+        Answer::Finished { upto, epoch } => (upto, epoch),
+        Answer::Refused => return Err(VolumeError::Strange("that it writes the log no longer")),
+        _ => return Err(VolumeError::Strange("an answer to another question")),
     };
     // Last: a folder without it is no copy.
     Checkpoint::write(&found.to_bytes()?, new)?;
-    Ok((Taken { identity: found.identity, upto, sent }, asker.stream))
+    Ok((Taken { identity: found.identity, upto, epoch, sent }, asker.stream))
 }
 
 /// Copies one file's content, and says how many bytes were sent for it.

@@ -70,7 +70,7 @@ impl Node {
         let volume = Volume::open(Arc::new(new), self.settings).unwrap();
         let this = Self { name: self.name.clone(), folder, volume, settings: self.settings };
         runtime.block_on(async {
-            let link = this.follow(primary, primary.volume.leading().unwrap());
+            let link = this.follow(primary, taken.epoch);
             this.until(|p| p.durable >= taken.upto).await;
             link.cut().await;
         });

@@ -180,7 +180,7 @@ async fn a_new_copy_is_made_of_what_differs() {
     });
     let (b, taken) = (writer.0, writer.1);
     assert!(taken.sent < 6 << 20, "{} bytes were sent for about 1.2 MB that differed", taken.sent);
-    let ab = b.follow(&a, Epoch(2));
+    let ab = b.follow(&a, taken.epoch);
     a.volume.set_sync(&any(1, &[&b]));
     a.sync().await.unwrap();
     let end = a.volume.log_end().lsn;
@@ -188,4 +188,19 @@ async fn a_new_copy_is_made_of_what_differs() {
     a.until(|p| p.applied == end).await;
     assert_eq!(a.objects(), b.objects());
     ab.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_copy_begins_in_an_epoch_before_the_primarys() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    a.volume.lead(Epoch(2)).unwrap();
+    a.volume.set_sync(&SyncSetting::Alone);
+    let file = a.make("file").unwrap();
+    a.write(file, 0, &[1; 5000]).unwrap();
+    a.sync().await.unwrap();
+    a.until(|p| p.applied == p.end).await;
+    let (b, taken) = std::thread::scope(|s| s.spawn(|| b.rebuild(&a)).join().unwrap());
+    // No checkpoint was made since: the one that it began at is of epoch 1.
+    assert_eq!(taken.epoch, Epoch(2));
+    assert_eq!(b.volume.extent(), a.volume.extent());
 }
