@@ -59,7 +59,7 @@ pub enum EngineError {
         needed: Role,
     },
     /// It did not start.
-    #[error("the database did not start: {why}\n{log}")]
+    #[error("the database did not start: {why}{}{log}", if log.is_empty() { "" } else { "\n" })]
     StartFailed {
         /// How it ended.
         why: String,
