@@ -37,6 +37,8 @@ enum Network {
 #[derive(Debug)]
 pub struct Cluster {
     form: Form,
+    /// Its database is on a replicated volume: only the primary runs one.
+    volume: bool,
     dir: PathBuf,
     trine: PathBuf,
     nodes: Vec<Node>,
@@ -117,6 +119,7 @@ impl Cluster {
         };
         let mut cluster = Self {
             form: options.form,
+            volume: options.volume.is_some(),
             dir,
             trine,
             nodes,
@@ -133,7 +136,9 @@ impl Cluster {
     }
 
     fn local_up(&self, options: &Options) -> Result<()> {
+        let engine = options.engine();
         let mut arguments = vec!["local", "up"];
+        arguments.extend(engine.iter().map(String::as_str));
         for s in &options.set {
             arguments.extend(["--set", s]);
         }
@@ -146,7 +151,7 @@ impl Cluster {
     /// It fails; with what it said.
     pub fn init(&self, options: &Options) -> Result<()> {
         let mut c = self.command();
-        c.args(["init", "--cluster", "test", "--out"]).arg(&self.dir);
+        c.args(["init", "--cluster", "test", "--out"]).arg(&self.dir).args(options.engine());
         let priorities = options.priorities.unwrap_or([100; 3]);
         for ((n, zone), priority) in self.nodes.iter().zip(["a", "b", "c"]).zip(priorities) {
             c.arg("--node").arg(format!("{}={},zone={zone},priority={priority}", n.name, n.address));
@@ -178,6 +183,12 @@ impl Cluster {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Its database is on a replicated volume: only the primary runs one.
+    #[must_use]
+    pub fn is_on_volume(&self) -> bool {
+        self.volume
     }
 
     /// Its nodes.
@@ -295,6 +306,10 @@ impl Drop for Cluster {
             self.keep_logs();
         }
         self.disks.clear();
+        for n in &self.nodes {
+            // What a killed agent has left mounted can't be removed.
+            let _ = trine_volume::clean_stale(&n.data());
+        }
         if !self.keep && std::env::var_os("TRINE_TEST_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);
         }

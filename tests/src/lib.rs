@@ -23,6 +23,7 @@ pub mod scenario;
 pub mod sql;
 pub mod status;
 pub mod torture;
+pub mod volume;
 pub mod wait;
 pub mod writer;
 

@@ -167,7 +167,11 @@ impl Scenario {
         }
         let reports: Vec<Report> = writers.iter().map(|w| w.stop()).collect::<Result<_>>()?;
         checks::nothing_lost(&self.cluster, &reports)?;
-        checks::copies_identical(&self.cluster)?;
+        if self.cluster.is_on_volume() {
+            crate::volume::copies::identical(&self.cluster)?;
+        } else {
+            checks::copies_identical(&self.cluster)?;
+        }
         Ok(reports)
     }
 }
@@ -206,6 +210,9 @@ fn sweep_dirs() {
             && !crate::process::Process::alive(maker)
         {
             crate::disks::sweep(&path);
+            for node in ["n1", "n2", "n3"] {
+                let _ = trine_volume::clean_stale(&path.join(node).join("data"));
+            }
             if path.join("failed").exists() {
                 continue;
             }

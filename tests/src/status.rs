@@ -18,6 +18,9 @@ pub struct Status {
     /// Who must have a commit before it is acknowledged.
     #[serde(default)]
     pub sync: Sync,
+    /// What a person should look at.
+    #[serde(default)]
+    pub alarms: Vec<String>,
     /// Every node.
     #[serde(default)]
     pub nodes: Vec<NodeStatus>,
@@ -63,6 +66,9 @@ pub struct NodeStatus {
     /// Where its data is.
     #[serde(default)]
     pub data_dir: Option<String>,
+    /// How far its log reaches.
+    #[serde(default)]
+    pub position: Option<String>,
     /// The epoch of the last entry of its log.
     #[serde(default)]
     pub data_epoch: Option<u64>,

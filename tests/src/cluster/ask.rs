@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::{Cluster, Form, HEALTHY_WITHIN};
+use crate::process::Process;
 use crate::sql::Secrets;
 use crate::status::{Endpoints, Status};
 use crate::wait::wait_for;
@@ -130,8 +131,13 @@ impl Cluster {
                 && self.nodes.iter().all(|n| {
                     let told = s.node(&n.name);
                     let is = |told: Option<u32>, real: Result<u32>| told.is_some() && told == real.ok();
+                    let database = || told.and_then(|t| t.database_pid);
                     is(told.and_then(|t| t.agent_pid), self.agent(&n.name))
-                        && is(told.and_then(|t| t.database_pid), self.postmaster(&n.name))
+                        && match self.volume {
+                            true if s.primary.as_deref() != Some(&n.name) => database().is_none(),
+                            true => database().is_some_and(Process::alive),
+                            false => is(database(), self.postmaster(&n.name)),
+                        }
                 })
         })
     }

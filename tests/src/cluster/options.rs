@@ -20,6 +20,8 @@ pub enum Form {
 pub struct Options {
     /// Where the nodes run.
     pub form: Form,
+    /// The preset of a database on a replicated volume; `None`: PostgreSQL with its own replication.
+    pub volume: Option<&'static str>,
     /// `--set KEY=VALUE` at its creation.
     pub set: Vec<String>,
     /// Priorities of n1, n2, n3 (only in [`Form::Network`]).
@@ -34,13 +36,25 @@ impl Options {
     /// Three nodes by `trine local up`.
     #[must_use]
     pub fn local() -> Self {
-        Self { form: Form::Local, set: Vec::new(), priorities: None, disks: Vec::new(), keep: false }
+        Self { form: Form::Local, volume: None, set: Vec::new(), priorities: None, disks: Vec::new(), keep: false }
     }
 
     /// Three nodes in networks of their own.
     #[must_use]
     pub fn network() -> Self {
         Self { form: Form::Network, ..Self::local() }
+    }
+
+    /// With a database of this preset on a replicated volume.
+    #[must_use]
+    pub fn volume(self, preset: &'static str) -> Self {
+        Self { volume: Some(preset), ..self }
+    }
+
+    /// Its engine, as the command line takes it.
+    pub(super) fn engine(&self) -> Vec<String> {
+        let Some(preset) = self.volume else { return Vec::new() };
+        ["--engine", "volume", "--set", &format!("preset={preset}")].map(str::to_owned).to_vec()
     }
 
     /// With one more `--set KEY=VALUE`.
