@@ -60,6 +60,12 @@ pub(crate) fn recovers(image: Image, history: &History, calls: usize, number: u6
     let least = history.least(calls);
     assert!(end.lsn >= least, "{} of the log is there, {least} was acknowledged", end.lsn);
     let model = history.at(end, calls).unwrap_or_else(|| panic!("no log ends like {end:?}"));
+    // What is said to be kept is there.
+    let first = steps.volume.first();
+    for mark in history.between(first, end.lsn, calls).into_iter().filter(|_| history.one_log()).step_by(5) {
+        let found = steps.volume.check_at(mark.lsn).unwrap_or_else(|e| panic!("the log is kept from {first} on: {e}"));
+        assert_eq!(found, Some(mark.check), "the log is kept from {first} on");
+    }
     let lineage = steps.volume.lineage();
     drop(steps);
     let steps = open(&sim);

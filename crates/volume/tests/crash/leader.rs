@@ -187,8 +187,8 @@ pub(crate) fn script() -> Vec<Do> {
         Do::Apply,
         Do::Tend,
     ];
-    // Far enough that files of the log are used again.
-    for round in 0..9_u8 {
+    // Far enough from a checkpoint that only that keeps files of the log; then they are used again.
+    for round in 0..12_u8 {
         script.push(op(write(5, u64::from(round) * 150, 10 + round, 400)));
         script.push(op(write(5, 100, 30 + round, 300)));
         if round % 2 == 0 {
@@ -196,7 +196,7 @@ pub(crate) fn script() -> Vec<Do> {
             script.push(Do::Apply);
             script.push(Do::Tend);
         }
-        if round % 4 == 3 {
+        if round == 8 {
             script.extend([
                 Do::Sync,
                 Do::Apply,

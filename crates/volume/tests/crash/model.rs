@@ -110,6 +110,18 @@ impl History {
         self.ends.values().filter(|(_, until)| *until <= calls).count()
     }
 
+    /// Whether nothing was ever taken back: then there is one log, and each of its ends is in every longer one.
+    pub(crate) fn one_log(&self) -> bool {
+        self.ends.values().all(|(_, until)| *until == usize::MAX)
+    }
+
+    /// Where entries of the log end that is kept from `first` on, and has its last there.
+    pub(crate) fn between(&self, first: u64, last: u64, calls: usize) -> Vec<Mark> {
+        let there = |until: usize| calls < until;
+        let ends = self.ends.iter().filter(|((lsn, _), (_, until))| (first..=last).contains(lsn) && there(*until));
+        ends.map(|((lsn, check), _)| Mark { lsn: *lsn, check: *check }).collect()
+    }
+
     /// How long the log must be at least when so many calls have been made.
     pub(crate) fn least(&self, calls: usize) -> u64 {
         self.acked.iter().filter(|(at, _)| *at <= calls).map(|(_, lsn)| *lsn).max().unwrap_or(0)
