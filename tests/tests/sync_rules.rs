@@ -107,7 +107,7 @@ fn available_goes_on_alone_and_says_so() {
         let primary = s.cluster.primary()?;
         let receivers = freeze_receivers(s)?;
         // The alarm is a command of its own, after that of the rule.
-        let alarms = |s: &Status| s.more.get("alarms").and_then(|a| a.as_array()).map_or(0, Vec::len);
+        let alarms = |s: &Status| s.alarms.len();
         let alone = |s: &Status| s.sync.standbys.is_empty() && alarms(s) > 0;
         let alone = s.cluster.wait_status("a sync rule of nobody, and an alarm", SOON, alone)?;
         ensure!(alone.health == "degraded", "alone, and {}", alone.health);
