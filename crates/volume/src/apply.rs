@@ -19,6 +19,9 @@ use crate::{Ino, Lineage, Op, Tree, VolumeError};
 const TICK: Duration = Duration::from_millis(50);
 const MUCH: u64 = 4 << 20;
 
+/// Room comes and goes for other reasons than the log: it is looked at so often, though nothing is written.
+const LOOK_AT_ROOM: Duration = Duration::from_secs(1);
+
 /// The files as they are.
 #[derive(Debug)]
 pub(crate) struct Base {
@@ -104,7 +107,7 @@ impl Shared {
             let (end, durable) = {
                 let rest = |s: &mut crate::state::State| {
                     let p = s.progress;
-                    !p.closed && p.wanted <= p.durable && p.end < p.durable + MUCH
+                    !p.closed && p.wanted.min(p.end) <= p.durable && p.end < p.durable + MUCH
                 };
                 let waited = self.changed.wait_timeout_while(self.state(), TICK, rest);
                 let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -117,8 +120,11 @@ impl Shared {
                 self.flush()?;
             }
             // By the clock: a database that never rests would else seem to fill the disk with what it writes over.
-            if end != noted && BootClock.now().since(looked) >= TICK {
+            let rested = BootClock.now().since(looked);
+            if end != noted && rested >= TICK {
                 self.journal.remember()?;
+            }
+            if end != noted && rested >= TICK || rested >= LOOK_AT_ROOM {
                 self.look_at_room()?;
                 (noted, looked) = (end, BootClock.now());
             }

@@ -28,22 +28,29 @@ impl Store for Volume {
         let shared = &self.shared;
         let behind = shared.settings.retain / 2;
         let full = |s: &mut State| !s.progress.closed && s.progress.end > s.progress.applied.saturating_add(behind);
-        let mut guard = shared.changed.wait_while(shared.state(), full).unwrap_or_else(PoisonError::into_inner);
-        let state = &mut *guard;
-        if state.progress.closed {
-            return Err(Errno::IO);
-        }
-        let free = state.smallest().free;
-        let Some(leading) = state.leading.as_mut() else { return Err(Errno::IO) };
-        let (op, answer) = make(&leading.tree)?;
-        let size = grows_by(&op);
-        if size > 0 && free < RESERVE.saturating_add(2 * size) {
-            return Err(Errno::NOSPC);
-        }
+        drop(shared.changed.wait_while(shared.state(), full).unwrap_or_else(PoisonError::into_inner));
+        // The state is never locked while the disk is waited for: one that hangs must not hold up who asks or closes.
+        let one = shared.writing();
+        let (op, answer) = {
+            let state = shared.state();
+            let leading = state.leading.as_ref().filter(|_| !state.progress.closed).ok_or(Errno::IO)?;
+            let (op, answer) = make(&leading.tree)?;
+            let size = grows_by(&op);
+            if size > 0 && state.smallest().free < RESERVE.saturating_add(2 * size) {
+                return Err(Errno::NOSPC);
+            }
+            (op, answer)
+        };
         // All that can be refused is refused before the first thing changes: tree and log never part.
         let written = match shared.journal.stage(&op) {
             Ok(staged) => {
+                let mut state = shared.state();
+                let leading = state.leading.as_mut().ok_or(Errno::IO)?;
                 leading.tree.apply(&op)?;
+                if let Some(ino) = content_of(&op) {
+                    leading.changed.insert(ino, staged.end().lsn);
+                }
+                drop(state);
                 staged.write()
             }
             Err(error) if error.is_full() => return Err(Errno::NOSPC),
@@ -53,19 +60,17 @@ impl Store for Volume {
         let mark = match written {
             Ok(mark) => mark,
             Err(error) => {
-                drop(guard);
+                drop(one);
                 shared.fail_on_disk(&error);
                 return Err(Errno::IO);
             }
         };
-        if let Some(ino) = content_of(&op) {
-            leading.changed.insert(ino, mark.lsn);
-        }
+        let mut state = shared.state();
         // The log and the content.
-        state.room.free = state.room.free.saturating_sub(2 * size);
+        state.room.free = state.room.free.saturating_sub(2 * grows_by(&op));
         state.progress.end = mark.lsn;
-        if mark.lsn >= state.told + SEND_AT {
-            shared.publish(state);
+        if mark.lsn >= state.told + SEND_AT || state.progress.wanted >= mark.lsn {
+            shared.publish(&mut state);
         }
         Ok(answer)
     }

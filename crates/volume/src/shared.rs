@@ -21,6 +21,9 @@ pub(crate) struct Shared {
     pub(crate) identity: u64,
     pub(crate) settings: Settings,
     pub(crate) sizes: Sizes,
+    /// Held while the log gets an entry from this node, before anything else is locked.
+    pub(crate) writing: Mutex<()>,
+    /// Held for a moment only: never while a disk is waited for.
     pub(crate) state: Mutex<State>,
     /// Something in the state has changed that a thread may wait for.
     pub(crate) changed: Condvar,
@@ -34,6 +37,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn base(&self) -> MutexGuard<'_, Base> {
@@ -109,7 +116,12 @@ impl Shared {
             place: self.medium.place(),
             source,
         })?;
-        self.state().room = room;
+        let mut state = self.state();
+        let news = state.room.mib() != room.mib();
+        state.room = room;
+        if news {
+            self.publish(&mut state);
+        }
         Ok(())
     }
 

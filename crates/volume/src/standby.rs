@@ -22,9 +22,10 @@ impl Volume {
         let mut lineage = self.lineage();
         let done = shared.journal.append_entries(bytes, |op, span| follow_lineage(&mut lineage, op, span));
         let done = done.inspect_err(|e| shared.fail_on_disk(e))?;
+        let end = shared.journal.end().lsn;
         let mut state = shared.state();
         state.lineage = lineage;
-        state.progress.end = shared.journal.end().lsn;
+        state.progress.end = end;
         Ok(done)
     }
 

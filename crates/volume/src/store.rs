@@ -41,3 +41,10 @@ pub struct Room {
     /// In bytes.
     pub free: u64,
 }
+
+impl Room {
+    /// What is free, as far as it is worth telling others when it has changed.
+    pub(crate) fn mib(self) -> u64 {
+        self.free >> 20
+    }
+}

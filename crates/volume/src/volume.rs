@@ -128,6 +128,7 @@ impl Volume {
             identity: checkpoint.identity,
             settings,
             sizes,
+            writing: Mutex::new(()),
             state: Mutex::new(state),
             changed: Condvar::new(),
             base: Mutex::new(base),
@@ -231,28 +232,25 @@ impl Volume {
             tree.apply(op).map(drop).map_err(|errno| shared.differs(mark, errno))
         })?;
         drop(base);
-        let mut state = shared.state();
-        if state.progress.closed {
-            return Err(VolumeError::Closed);
-        }
-        if state.leading.is_some() || epoch <= state.lineage.epoch() || end != state.progress.end {
-            return Err(VolumeError::NotLeading(epoch));
+        let one = shared.writing();
+        {
+            let state = shared.state();
+            if state.progress.closed {
+                return Err(VolumeError::Closed);
+            }
+            if state.leading.is_some() || epoch <= state.lineage.epoch() || end != state.progress.end {
+                return Err(VolumeError::NotLeading(epoch));
+            }
         }
         let op = Op::Epoch { epoch };
-        let mark = match shared.journal.append(&op) {
-            Ok(mark) => mark,
-            Err(error) => {
-                drop(state);
-                shared.fail_if_written(&error);
-                return Err(error);
-            }
-        };
+        let mark = shared.journal.append(&op).inspect_err(|error| shared.fail_if_written(error))?;
         tree.apply(&op).map_err(|errno| shared.differs(mark, errno))?;
+        let mut state = shared.state();
         state.lineage.begin(epoch, end);
         state.progress.end = mark.lsn;
         state.leading = Some(Leading { epoch, begun: mark.lsn, tree, changed, followers: BTreeMap::new() });
         shared.publish(&mut state);
-        drop(state);
+        drop((state, one));
         self.flush()
     }
 
@@ -273,19 +271,18 @@ impl Volume {
     /// [`VolumeError::NotLeading`], [`VolumeError::Closed`], the disk's.
     pub fn barrier(&self, done: Done) -> Result<(), VolumeError> {
         let shared = &self.shared;
-        let mut state = shared.state();
-        if state.leading.is_none() || state.progress.closed {
+        let _one = shared.writing();
+        let leads = |state: &State| state.leading.is_some() && !state.progress.closed;
+        if !leads(&shared.state()) {
             return Err(VolumeError::Closed);
         }
-        let mark = match shared.journal.append(&Op::Barrier) {
-            Ok(mark) => mark,
-            Err(error) => {
-                drop(state);
-                shared.fail_if_written(&error);
-                return Err(error);
-            }
-        };
+        let mark = shared.journal.append(&Op::Barrier).inspect_err(|error| shared.fail_if_written(error))?;
+        let mut state = shared.state();
         state.progress.end = mark.lsn;
+        // Nobody tells who begins to wait after it was closed.
+        if !leads(&state) {
+            return Err(VolumeError::Closed);
+        }
         shared.wait_for(&mut state, mark.lsn, done);
         Ok(())
     }
@@ -365,6 +362,8 @@ impl Volume {
     /// Closes it and waits until its threads have ended: only then may it be opened anew.
     pub fn end(&self, why: &str) {
         self.close(why);
+        // What was being written when it was closed comes to the disk as well.
+        drop(self.shared.writing());
         let threads = std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             let _ = thread.join();

@@ -96,6 +96,11 @@ pub(crate) struct Staged<'a> {
 }
 
 impl Staged<'_> {
+    /// Where it will end.
+    pub(crate) fn end(&self) -> Mark {
+        self.end
+    }
+
     /// Writes it, and says where it ends.
     ///
     /// # Errors

@@ -125,7 +125,8 @@ impl Taker<'_> {
             // Nobody asks for what is only received.
             ack.received = ack.durable;
         }
-        let news = self.acked.is_none_or(|last| last.durable != ack.durable || last.received != ack.received);
+        let what = |acked: Ack| (acked.durable, acked.received, acked.room.mib());
+        let news = self.acked.is_none_or(|last| what(last) != what(ack));
         news.then(|| {
             self.acked = Some(ack);
             ack

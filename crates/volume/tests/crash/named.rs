@@ -1,6 +1,5 @@
 //! Single histories that once went wrong.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +7,9 @@ use rustix::io::Errno;
 use trine_platform::{BootClock, Clock};
 use trine_protocol::{Epoch, SyncSetting};
 use trine_volume::steps::{self, Steps};
-use trine_volume::{Disk, Folder, Ino, Kind, Medium, Part, Room, Settings, Sizes, Store, Tree, Volume, VolumeError};
+use trine_volume::{Disk, Folder, Ino, Kind, Medium, Part, Settings, Sizes, Store, Tree, Volume, VolumeError};
 
+use crate::bent::Bent;
 use crate::check::{SETTINGS, SIZES, open, recovers, same_after_all};
 use crate::leader::{Do, Leader, script};
 use crate::model::{AT, IDENTITY, make, write};
@@ -147,56 +147,13 @@ fn a_volume_that_is_made_anew_begins_with_nothing() {
     assert_eq!(leader.sim.list(Folder::Objects).unwrap(), [0_u64; 0]);
 }
 
-/// A disk that has room for what is on it, and little beside.
-#[derive(Debug)]
-struct Tight(Disk);
-
-impl Medium for Tight {
-    fn read(&self, part: Part, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(part, offset, buffer)
-    }
-    fn write(&self, part: Part, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(part, offset, data)
-    }
-    fn length(&self, part: Part) -> io::Result<Option<u64>> {
-        self.0.length(part)
-    }
-    fn shorten(&self, part: Part, length: u64) -> io::Result<()> {
-        self.0.shorten(part, length)
-    }
-    fn clear(&self, part: Part, offset: u64, length: u64) -> io::Result<()> {
-        self.0.clear(part, offset, length)
-    }
-    fn sync(&self, _part: Part) -> io::Result<()> {
-        Ok(())
-    }
-    fn sync_names(&self, _folder: Folder) -> io::Result<()> {
-        Ok(())
-    }
-    fn rename(&self, from: Part, to: Part) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, part: Part) -> io::Result<()> {
-        self.0.remove(part)
-    }
-    fn list(&self, folder: Folder) -> io::Result<Vec<u64>> {
-        self.0.list(folder)
-    }
-    fn room(&self) -> io::Result<Room> {
-        Ok(Room { total: 1 << 30, free: (96 << 20) + (4 << 20) })
-    }
-    fn place(&self) -> String {
-        self.0.place()
-    }
-}
-
 #[test]
 fn writing_over_what_is_there_never_fills_a_disk() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::open(folder.path()).unwrap();
     Volume::create(&disk, IDENTITY, Epoch(1), Tree::new(0, 0, AT)).unwrap();
     let sizes = Sizes { segment: 1 << 20, ..Sizes::default() };
-    let volume = steps::running(Arc::new(Tight(disk)), Settings::default(), sizes).unwrap();
+    let volume = steps::running(Arc::new(Bent::tight(disk)), Settings::default(), sizes).unwrap();
     volume.lead(Epoch(2)).unwrap();
     volume.set_sync(&SyncSetting::Alone);
     volume.change(|_| Ok((make(2, "a", Kind::File), ()))).unwrap();
@@ -213,5 +170,65 @@ fn writing_over_what_is_there_never_fills_a_disk() {
     }
     assert!(round > 300, "too slow to show anything: {round}");
     assert_eq!(volume.read(Ino(2), 0, 1).unwrap(), [1]);
+    volume.end("done");
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_nobody_who_asks_or_closes() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
+    Volume::create(&disk, IDENTITY, Epoch(1), Tree::new(0, 0, AT)).unwrap();
+    let disk = Arc::new(Bent::tight(disk));
+    let volume = Volume::open(disk.clone(), Settings::default()).unwrap();
+    volume.lead(Epoch(2)).unwrap();
+    volume.set_sync(&SyncSetting::Alone);
+    volume.change(|_| Ok((make(2, "a", Kind::File), ()))).unwrap();
+    disk.hang(true);
+    let writer = std::thread::spawn({
+        let volume = volume.clone();
+        move || volume.change(|_| Ok((write(2, 0, 1, 8192), ())))
+    });
+    disk.wait_hung();
+    // Each of these is what an agent asks of a primary, on the threads that keep its lease. None may wait.
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn({
+        let volume = volume.clone();
+        move || {
+            assert!(volume.leading().is_some() && volume.closed().is_none());
+            let _ = (volume.position(), volume.followers(), volume.is_broken(), *volume.progress().borrow());
+            volume.look(|tree| assert!(tree.get(Ino(2)).is_some()));
+            volume.close("the node is fenced");
+            tell.send(()).unwrap();
+        }
+    });
+    let answered = told.recv_timeout(Duration::from_secs(20));
+    disk.hang(false);
+    answered.expect("it waits for the disk");
+    // What was on its way to the disk gets there; nobody is told that it is kept.
+    writer.join().unwrap().unwrap();
+    assert_eq!(volume.change(|_| Ok((write(2, 0, 2, 1), ()))), Err(Errno::IO));
+    volume.end("done");
+}
+
+/// A database that was told that the disk is full may write nothing more: no log moves, and there is room all the same.
+#[test]
+fn room_that_comes_back_is_noticed_while_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::open(folder.path()).unwrap();
+    Volume::create(&disk, IDENTITY, Epoch(1), Tree::new(0, 0, AT)).unwrap();
+    let disk = Arc::new(Bent::tight(disk));
+    disk.set_free(1 << 20);
+    let volume = Volume::open(disk.clone(), Settings::default()).unwrap();
+    volume.lead(Epoch(2)).unwrap();
+    volume.set_sync(&SyncSetting::Alone);
+    let mut progress = volume.progress();
+    assert_eq!(volume.change(|_| Ok((make(2, "a", Kind::File), ()))), Err(Errno::NOSPC));
+    disk.set_free(1 << 30);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    while volume.room().free == 0 {
+        let told = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), progress.changed()).await });
+        told.expect("nobody who waits, a standby's link for one, is told").unwrap();
+    }
+    volume.change(|_| Ok((make(2, "a", Kind::File), ()))).unwrap();
     volume.end("done");
 }
