@@ -5,11 +5,14 @@
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use trine_engine::Process;
 use trine_engine::guard::GuardCommand;
 use trine_engine::volume::{DatabaseSpec, DatabaseTable, Instance, Place, preset};
@@ -191,6 +194,76 @@ async fn limits_the_host_network_mounts_and_a_check_inside() {
     assert!(said.starts_with("67108864 500000000 no 999:999 [HERE=/data"), "{said}");
     instance.kill();
     gone(&instance).await;
+    assert!(!instance.attach().await.unwrap());
+}
+
+/// A daemon in between, which takes a start, and asks the real one only after it is told: `sleepy` as dockerd may be.
+fn sleepy(real: PathBuf, at: &Path) -> (Arc<AtomicBool>, Arc<AtomicBool>) {
+    let (asked, go_on) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let told = (Arc::clone(&asked), Arc::clone(&go_on));
+    let listener = tokio::net::UnixListener::bind(at).unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (real, (asked, go_on)) = (real.clone(), told.clone());
+            tokio::spawn(async move {
+                let mut daemon = tokio::net::UnixStream::connect(real).await.unwrap();
+                let (mut from, mut to) = client.into_split();
+                let (mut back, mut there) = daemon.split();
+                let ahead = async {
+                    let mut buffer = [0; 65536];
+                    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                        if buffer[..n].starts_with(b"POST") && String::from_utf8_lossy(&buffer[..n]).contains("/start")
+                        {
+                            asked.store(true, Ordering::SeqCst);
+                            while !go_on.load(Ordering::SeqCst) {
+                                tokio::time::sleep(Duration::from_millis(5)).await;
+                            }
+                        }
+                        there.write_all(&buffer[..n]).await.unwrap();
+                    }
+                    // Whoever asked may be gone: the daemon has the request all the same.
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                };
+                let behind = async {
+                    let _ = tokio::io::copy(&mut back, &mut to).await;
+                };
+                tokio::join!(ahead, behind);
+            });
+        }
+    });
+    (asked, go_on)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_the_daemon_gets_to_after_the_end_comes_to_nothing() {
+    let Some(docker) = Docker::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("sleepy.sock");
+    let (asked, go_on) = sleepy(docker.socket.clone(), &at);
+    let node = node(Some("redis"), &format!("socket = {at:?}\n{REDIS}")).unwrap();
+    let instance = Instance::new(node.spec.clone(), guard());
+    let starting = tokio::spawn({
+        let instance = instance.clone();
+        async move { instance.start().await }
+    });
+    while !asked.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let node = Node { docker, ..node };
+    let id = node.id();
+    instance.push(BootClock.now());
+    gone(&instance).await;
+    assert!(starting.await.unwrap().is_err());
+    // Only now, when the node has said that nothing runs, the daemon gets to it.
+    go_on.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        assert_eq!(node.processes(&id).len(), 0, "it was started");
+        assert!(tokio::net::TcpStream::connect(("127.0.0.1", node.spec.place.port)).await.is_err());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let state = node.docker.command(&["inspect", "-f", "{{.State.Status}} {{.State.StartedAt}}", &id]);
+    assert!(state.starts_with("created 0001"), "{state}");
     assert!(!instance.attach().await.unwrap());
 }
 

@@ -30,7 +30,7 @@ mod table;
 mod template;
 
 pub use checks::CheckError;
-pub use container::{ContainerError, ContainerSpec};
+pub use container::{ContainerError, ContainerSpec, end_containers};
 pub use engine::{VolumeConfig, VolumeEngine};
 pub use preset::{PRESETS, preset};
 pub use process::Instance;

@@ -181,9 +181,13 @@ pub struct Database {
 }
 
 impl Database {
-    /// The user that it runs as when the agent is root; `None`: the owner of the node's folder.
+    /// The user of this machine that it runs as when the agent is root; `None`: the owner of the node's folder, or in a
+    /// container the image's own.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
+        if self.container.image.is_some() {
+            return None;
+        }
         self.user.as_deref().or(self.default_user.as_deref())
     }
 

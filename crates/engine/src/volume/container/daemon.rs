@@ -32,6 +32,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const WORK: u64 = 120;
 /// How long an image may take.
 const FETCH: u64 = 3600;
+/// The file in `run/` that says which containers were created.
+pub(super) const RECORD: &str = "containers.json";
 /// How much of what a check says is kept.
 const KEEP: usize = 64 << 10;
 
@@ -47,13 +49,12 @@ pub(in crate::volume) struct Containers {
 
 impl Containers {
     pub(in crate::volume) fn new(spec: Arc<DatabaseSpec>, run: &Path) -> Self {
-        Self { spec, record: run.join("containers.json"), looked: Arc::default() }
+        Self { spec, record: run.join(RECORD), looked: Arc::default() }
     }
 
     /// Those that may run here.
     pub(in crate::volume) fn recorded(&self) -> Vec<Cage> {
-        let text = fs::read(&self.record).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+        read_record(&self.record)
     }
 
     fn write_down(&self, cages: &[Cage]) -> Result<(), ContainerError> {
@@ -170,6 +171,11 @@ impl Containers {
         }
         Ok(())
     }
+}
+
+/// Those that were written down in this file.
+pub(super) fn read_record(file: &Path) -> Vec<Cage> {
+    serde_json::from_slice(&fs::read(file).unwrap_or_default()).unwrap_or_default()
 }
 
 /// Runs a program in the container; its exit code, and what it said. The caller sets the deadline.

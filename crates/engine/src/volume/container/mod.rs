@@ -109,6 +109,19 @@ impl ContainerSpec {
     }
 }
 
+/// Ends the containers that were started on the node in `dir`, for who ends all of its processes: nothing of them is left, and
+/// none of them can be started any more. Without the daemon. Blocks.
+///
+/// # Errors
+/// The processes that are left after 10 s.
+pub fn end_containers(dir: &std::path::Path) -> Result<usize, Vec<u32>> {
+    let mut count = 0;
+    for cage in daemon::read_record(&dir.join("run").join(daemon::RECORD)) {
+        count += crate::guard::cage::Keeper::new(cage).end(std::time::Duration::from_secs(10))?;
+    }
+    Ok(count)
+}
+
 /// Its labels: by them a container that was left behind is known as this node's.
 fn labels(place: &Place) -> [(&'static str, String); 3] {
     let (cluster, node) = place.names.clone();
