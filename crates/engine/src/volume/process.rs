@@ -40,7 +40,7 @@ enum Kind {
     /// A program of this machine.
     Process,
     /// What an image has. The guard and its clients see the process that holds it.
-    Container(Containers, ContainerSpec),
+    Container(Containers, Box<ContainerSpec>),
 }
 
 impl Kind {
@@ -77,7 +77,7 @@ impl Instance {
             Some(container) => {
                 let containers = Containers::new(Arc::clone(&spec), &run);
                 guard.set_cages(containers.recorded());
-                Kind::Container(containers, container.clone())
+                Kind::Container(containers, Box::new(container.clone()))
             }
         };
         Self { spec, guard, run, kind, log: logs.join("database.log"), mark: Arc::default(), deadline: Arc::default() }

@@ -54,7 +54,7 @@ pub struct Bind {
 }
 
 /// What a table says of the container.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::volume) struct ContainerPart {
     pub(in crate::volume) image: Option<String>,
     pub(in crate::volume) mounts: Option<Vec<Bind>>,
@@ -69,9 +69,6 @@ pub(in crate::volume) struct ContainerPart {
     pub(in crate::volume) pull: Option<Pull>,
     pub(in crate::volume) socket: Option<PathBuf>,
 }
-
-/// Fractions of a processor: a number of billionths that is never compared with another float.
-impl Eq for ContainerPart {}
 
 impl ContainerPart {
     pub(super) fn over(self, below: Self) -> Self {
