@@ -1,6 +1,6 @@
 //! A database in a container, on a volume, in a cluster. Its daemon is the machine's, so the cluster is in the machine's own
 //! network and mounts, too. Without Docker this says that it was not tried, and why.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,8 +74,7 @@ impl Containers {
         let docker = open(&socket, WORK).await?;
         self.remove_leftovers(&docker).await.map_err(|why| ContainerError::Silent { socket: socket.clone(), why })?;
         if let Listen::Tcp(at) = self.spec.listen {
-            // Whoever has it would be taken for the database, or the daemon's own words would come late.
-            std::net::TcpListener::bind(at).map_err(|source| ContainerError::Port { at, source })?;
+            port_is_free(at).await?;
         }
         self.image(&docker, &socket, c).await?;
         let gate = new_gate(self.record.parent().unwrap_or(Path::new("/"))).map_err(|source| ContainerError::File {
@@ -201,6 +201,20 @@ pub(in crate::volume) async fn run_inside(c: &ContainerSpec, words: Vec<String>)
     }
     let ended = docker.inspect_exec(&made.id).await.map_err(|e| said(&e))?;
     Ok((ended.exit_code.unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// Whoever has the port would be taken for the database, or the daemon's own words would come late. The daemon's proxy of the
+/// container before may have it for a moment still.
+async fn port_is_free(at: SocketAddr) -> Result<(), ContainerError> {
+    const LOOKS: u32 = 20;
+    for look in 1.. {
+        match std::net::TcpListener::bind(at) {
+            Ok(_) => break,
+            Err(source) if look == LOOKS => return Err(ContainerError::Port { at, source }),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    Ok(())
 }
 
 async fn open(socket: &Path, patience: u64) -> Result<Docker, ContainerError> {
