@@ -33,6 +33,7 @@ package() {
         ext4)      apt=e2fsprogs  dnf=e2fsprogs    apk=e2fsprogs  pacman=e2fsprogs ;;
         redis)     apt=redis-server dnf=redis      apk=redis      pacman=redis ;;
         fuse)      apt=fuse3      dnf=fuse3        apk=fuse3      pacman=fuse3 ;;
+        docker)    apt=docker.io  dnf=moby-engine  apk=docker     pacman=docker ;;
         haproxy)   apt=haproxy    dnf=haproxy      apk=haproxy    pacman=haproxy ;;
         cc)        apt=gcc        dnf=gcc          apk="gcc musl-dev" pacman=gcc ;;
         *) die "no package is known for $1" ;;
@@ -66,6 +67,10 @@ for what in "$@"; do
             have iptables || need iptables
             if ! have nsenter || ! have setpriv || ! have unshare || ! have fsfreeze; then need util; fi
             have mkfs.ext4 || need ext4
+            # The tests start a daemon of their own when none runs, which only root can.
+            if [ "$what" = tests ] && [ "$(id -u)" -eq 0 ]; then
+                if ! have dockerd || ! have docker; then need docker; fi
+            fi
             if [ "$what" = bench ]; then have haproxy || need haproxy; fi
             ;;
         *) die "install.sh knows postgres, redis, tests and bench, not $what" ;;
@@ -117,10 +122,18 @@ case "$manager" in
         own_redis=
         if printf '%s\n' "${packages[@]}" | grep -qx redis-server && have systemctl; then own_redis=1; fi
         if [ -n "$own_redis" ]; then "${as_root[@]}" systemctl mask redis-server >/dev/null 2>&1 || true; fi
+        # Nor a Docker: the tests start one, and end it.
+        own_docker=
+        if printf '%s\n' "${packages[@]}" | grep -qx docker.io && have systemctl; then own_docker=1; fi
+        if [ -n "$own_docker" ]; then "${as_root[@]}" systemctl mask docker.service docker.socket >/dev/null 2>&1 || true; fi
         apt install --no-install-recommends "${packages[@]}"
         if [ -n "$own_redis" ]; then
             "${as_root[@]}" systemctl unmask redis-server >/dev/null 2>&1 || true
             "${as_root[@]}" systemctl disable redis-server >/dev/null 2>&1 || true
+        fi
+        if [ -n "$own_docker" ]; then
+            "${as_root[@]}" systemctl unmask docker.service docker.socket >/dev/null 2>&1 || true
+            "${as_root[@]}" systemctl disable docker.service docker.socket >/dev/null 2>&1 || true
         fi
         if [ -n "$changed" ]; then "${as_root[@]}" mv "$config.before-trine" "$config"; fi
         ;;

@@ -28,4 +28,6 @@ else
     say "Faults on real processes, one after the other"
     bash scripts/as-root.sh cargo test -p trine-tests --no-fail-fast "$@" -- --test-threads=1 || failed=1
 fi
+# The daemon that the tests have started, if any.
+bash scripts/docker-for-tests.sh down || true
 exit "$failed"

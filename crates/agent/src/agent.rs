@@ -149,6 +149,7 @@ fn identity_of(cluster: &str) -> u64 {
 pub fn database(config: &Config, secrets: &Secrets) -> Result<Option<DatabaseSpec>, AgentError> {
     let Some(volume) = &config.volume else { return Ok(None) };
     let place = Place::of(&config.dir, config.me.address, config.ports.database, &secrets.app_password);
+    let place = place.named(&config.cluster_id, config.node.as_str());
     Ok(Some(volume.database.resolve(place)?))
 }
 

@@ -62,6 +62,15 @@ impl Account {
         Ok(Self { name: format!("number {}", meta.uid()), uid: meta.uid(), gid: meta.gid(), own: false })
     }
 
+    /// The user in a container that these numbers are; `None`: whoever the image says, whose files the agent's are then.
+    pub(crate) fn of_numbers(numbers: Option<(u32, u32)>) -> Self {
+        let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        match numbers {
+            Some((uid, gid)) if own_uid == 0 => Self { name: format!("number {uid}"), uid, gid, own: false },
+            _ => Self { name: "the image's user".into(), uid: own_uid, gid: own_gid, own: true },
+        }
+    }
+
     /// Whether it is another user than the agent's.
     pub(crate) fn is_other(&self) -> bool {
         !self.own

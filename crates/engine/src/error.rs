@@ -66,6 +66,9 @@ pub enum EngineError {
         /// The end of its log.
         log: String,
     },
+    /// Its container can't be made.
+    #[error(transparent)]
+    Container(#[from] crate::volume::ContainerError),
     /// It is no primary of exactly that epoch.
     #[error("can't make it the primary of epoch {epoch}: {why}")]
     PromoteFailed {

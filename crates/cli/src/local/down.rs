@@ -54,6 +54,7 @@ pub(crate) async fn stop(nodes: &[&Node], patience: Duration) -> Done<Vec<String
         let found = look(nodes, &mut seen);
         if seen.is_empty() {
             nodes.iter().for_each(|n| n.forget_agent());
+            end_containers(nodes)?;
             return Ok(Vec::new());
         }
         let mut agents = found.iter().filter(|(_, part)| *part == Part::Agent).peekable();
@@ -91,7 +92,7 @@ pub(crate) async fn kill(nodes: &[&Node]) -> Done<usize> {
         let found = look(nodes, &mut seen);
         if seen.is_empty() {
             nodes.iter().for_each(|n| n.forget_agent());
-            return Ok(killed);
+            return Ok(killed + end_containers(nodes)?);
         }
         if killed == 0 {
             killed = found.len();
@@ -106,6 +107,18 @@ pub(crate) async fn kill(nodes: &[&Node]) -> Done<usize> {
         }
         sleep(LOOK_EVERY / 5).await;
     }
+}
+
+/// A container's processes are no children of the node's: whoever has killed its guard has to end them, too.
+fn end_containers(nodes: &[&Node]) -> Done<usize> {
+    let mut count = 0;
+    for node in nodes {
+        count += trine_engine::volume::end_containers(&node.dir).map_err(|left| {
+            Failure::failed(format!("the container of {} can't be ended: processes {left:?} are left", node.name))
+                .hint("only root can end a container of the machine's daemon")
+        })?;
+    }
+    Ok(count)
 }
 
 /// The processes of these nodes. In `seen` is each that was found before and holds its files still: one that is ending has

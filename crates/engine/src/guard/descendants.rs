@@ -46,7 +46,7 @@ fn parent(process: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-fn all_processes() -> Vec<u32> {
+pub(super) fn all_processes() -> Vec<u32> {
     let Ok(list) = fs::read_dir("/proc") else { return Vec::new() };
     list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }

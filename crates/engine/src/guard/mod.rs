@@ -1,6 +1,8 @@
 //! The guard: the database's parent process, and the agent's side of it.
 
+pub(crate) mod cage;
 pub(crate) mod descendants;
+pub(crate) mod holder;
 mod process;
 pub(crate) mod wire;
 
@@ -20,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use trine_protocol::Moment;
 
 use crate::{EngineError, Process};
+use cage::{Cage, Keeper};
 use descendants::Whose;
 use wire::{FromGuard, Order, ToGuard};
 
@@ -61,6 +64,8 @@ struct Shared {
     folders: Vec<PathBuf>,
     /// Which processes there are its.
     whose: Whose,
+    /// The containers that may be running here.
+    cages: Mutex<Vec<Arc<Keeper>>>,
     state: watch::Sender<Process>,
     link: Mutex<Option<Link>>,
     ending: Mutex<Option<Ending>>,
@@ -91,6 +96,7 @@ impl GuardClient {
             log,
             folders,
             whose,
+            cages: Mutex::default(),
             state: watch::Sender::new(Process::Stopped),
             link: Mutex::new(None),
             ending: Mutex::new(None),
@@ -98,6 +104,16 @@ impl GuardClient {
             spawning: Arc::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The containers that may be running here: they are ended with the processes.
+    pub(crate) fn set_cages(&self, cages: Vec<Cage>) {
+        *self.shared.cages.lock().unwrap_or_else(PoisonError::into_inner) =
+            cages.into_iter().map(|c| Arc::new(Keeper::new(c))).collect();
+    }
+
+    pub(crate) fn command(&self) -> &GuardCommand {
+        &self.shared.command
     }
 
     pub(crate) fn state(&self) -> watch::Receiver<Process> {
@@ -152,8 +168,8 @@ impl GuardClient {
                 }
             }
         }
-        let whose = self.shared.whose;
-        let left = blocking(move || descendants::sweep(&folders, whose, Duration::from_secs(10))).await;
+        let shared = Arc::clone(&self.shared);
+        let left = blocking(move || shared.sweep(&folders, Duration::from_secs(10))).await;
         match left {
             Ok(0) => Ok(false),
             Ok(count) => {
@@ -278,6 +294,19 @@ impl Shared {
         flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
     }
 
+    /// Ends what works in `folders`, and the containers; waits until nothing is left, or `patience` is over. Blocks.
+    fn sweep(&self, folders: &[PathBuf], patience: Duration) -> Result<usize, Vec<u32>> {
+        let mut count = descendants::sweep(folders, self.whose, patience)?;
+        for cage in self.cages() {
+            count += cage.end(patience)?;
+        }
+        Ok(count)
+    }
+
+    fn cages(&self) -> Vec<Arc<Keeper>> {
+        self.cages.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn link(&self) -> MutexGuard<'_, Option<Link>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -322,15 +351,15 @@ impl Shared {
     }
 
     /// The connection broke without a farewell: the guard is dead, or its line was cut. Nothing may live on without it.
-    async fn end_without_guard(&self, guard: u32) {
+    async fn end_without_guard(self: &Arc<Self>, guard: u32) {
         tracing::error!(guard, "the guard is gone: ending what is left of the database");
         if let Some(l) = self.link().as_ref() {
             let _ = pidfd_send_signal(&l.guard_fd, Signal::KILL);
             let _ = pidfd_send_signal(&l.database_fd, Signal::KILL);
         }
         loop {
-            let (folders, whose) = (self.folders.clone(), self.whose);
-            match blocking(move || descendants::sweep(&folders, whose, Duration::from_secs(5))).await {
+            let shared = Arc::clone(self);
+            match blocking(move || shared.sweep(&shared.folders, Duration::from_secs(5))).await {
                 Ok(_) => return,
                 Err(left) => tracing::error!(?left, "database processes can't be ended"),
             }
@@ -347,6 +376,7 @@ impl Shared {
                 let _one = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
                 if same() {
                     descendants::end_working_in(&self.folders, self.whose);
+                    self.cages().iter().for_each(|c| drop(c.kill()));
                 }
             }
             std::thread::sleep(step);
@@ -355,6 +385,7 @@ impl Shared {
         if let Some(l) = self.link().as_ref()
             && l.guard == guard
             && descendants::working_in(&self.folders, self.whose).is_empty()
+            && self.cages().iter().all(|c| c.left().is_empty())
         {
             tracing::error!(guard, "the guard does not confirm the database's end: ending the guard");
             let _ = pidfd_send_signal(&l.guard_fd, Signal::KILL);

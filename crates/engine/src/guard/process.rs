@@ -20,11 +20,14 @@ use rustix::time::{
     timerfd_settime,
 };
 
+use super::cage::Keeper;
 use super::descendants::{end_all, pid};
 use super::wire::{Ending, FromGuard, Order, ToGuard};
 
 /// How many lines are kept to be said later.
 const NOTES: usize = 20;
+/// After how long a container that does not end is noted.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// What a connection may send without a line end.
 const LINE_LIMIT: usize = 4096;
 /// More than any order.
@@ -36,7 +39,10 @@ const ORDER_LIMIT: u64 = 16 << 20;
 /// Exit code 0: the database has ended and nothing of it is left. 1: it could not be started, or the guard can't go on;
 /// the reason is on stderr. 2: wrong arguments.
 pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
-    let mut args = args.into_iter();
+    let mut args = args.into_iter().peekable();
+    if args.next_if(|word| word == super::holder::WORD).is_some() {
+        return super::holder::main();
+    }
     if args.next().is_none() || args.next().is_some() {
         say("guard: it is started by the agent, with one argument");
         return ExitCode::from(2);
@@ -75,6 +81,9 @@ struct Guard {
     database_fd: OwnedFd,
     /// Readable once the deadline is past; on a clock that goes on in suspend.
     alarm: OwnedFd,
+    /// The container that the database is; its first process here is the holder then.
+    cage: Option<Keeper>,
+    found: bool,
     deadline: Option<u64>,
     kill: bool,
     /// What is to be said once the database is gone: the log may be on the disk that hangs.
@@ -111,6 +120,8 @@ impl Guard {
             database,
             database_fd,
             alarm,
+            cage: order.cage.clone().map(Keeper::new),
+            found: false,
             deadline: None,
             kill: false,
             later: Vec::new(),
@@ -125,10 +136,15 @@ impl Guard {
             }
             // First all that was said, then the deadline: a guard that was frozen for a while finds both.
             self.listen();
+            self.find_container();
             let late = self.deadline.is_some_and(|d| now() >= d);
             if ended || late || self.kill {
                 let status = if ended { reap(self.database) } else { None };
+                if let Some(cage) = &self.cage {
+                    cage.kill();
+                }
                 let status = end_all(self.database).or(status);
+                self.end_container();
                 let deadline = late && !self.kill && !ended;
                 self.farewell(status, deadline);
                 if deadline {
@@ -139,6 +155,21 @@ impl Guard {
                 }
                 return Ok(());
             }
+        }
+    }
+
+    /// Whenever the agent says something: until the container's first process is seen, and so kept.
+    fn find_container(&mut self) {
+        if let Some(cage) = self.cage.as_ref().filter(|_| !self.found) {
+            self.found = !cage.left().is_empty();
+        }
+    }
+
+    /// As with processes: it is not over before nothing is left, however long that takes.
+    fn end_container(&mut self) {
+        let Some(cage) = self.cage.take() else { return };
+        while let Err(left) = cage.end(PATIENCE) {
+            self.note(format!("processes {left:?} of the container can't be ended, or its gate can't be removed"));
         }
     }
 

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::cage::Cage;
+
 /// From the agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,6 +67,9 @@ pub(crate) struct Order {
     pub(crate) args: Vec<String>,
     /// Its whole environment.
     pub(crate) env: Vec<(String, String)>,
+    /// The container that the program holds; `None`: the program is the database itself.
+    #[serde(default)]
+    pub(crate) cage: Option<Cage>,
 }
 
 impl Order {

@@ -172,6 +172,7 @@ impl Postgres {
             program: binaries.program("postgres"),
             args,
             env: environment(),
+            cage: None,
         })
     }
 

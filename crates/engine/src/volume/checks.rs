@@ -7,9 +7,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 use trine_platform::BoxStream;
 
+use super::container::{ContainerSpec, run_inside};
 use super::run::{Failed, end};
 use super::spec::{Check, DatabaseSpec, How, Program};
 
+/// How soon a connection breaks that nobody in the container takes.
+const BROKEN: Duration = Duration::from_millis(100);
 /// How much of an answer is looked at.
 const ANSWER: usize = 64 << 10;
 
@@ -42,6 +45,14 @@ pub enum CheckError {
         /// The end of what it said.
         said: String,
     },
+    /// The program that asks failed in the container, or can't be run there.
+    #[error("{program} in the container: {said}")]
+    Inside {
+        /// Which.
+        program: String,
+        /// How.
+        said: String,
+    },
     /// The program that asks can't be started.
     #[error("can't run {program}: {source}")]
     Start {
@@ -67,12 +78,18 @@ impl DatabaseSpec {
     /// [`CheckError`]: how it failed.
     pub async fn ask(&self, check: &Check) -> Result<(), CheckError> {
         let late = CheckError::Deadline { limit: check.deadline, said: end("") };
-        match &check.how {
-            How::Connect { send, expect } => {
+        match (&check.how, &self.container) {
+            (How::Command { program, expect }, Some(container)) => {
+                let asked = self.run_inside(container, program, expect.as_deref());
+                timeout(check.deadline, asked).await.unwrap_or(Err(late))
+            }
+            (How::Connect { send, expect }, _) => {
                 let asked = self.connect_and_ask(send.as_deref(), expect.as_deref());
                 timeout(check.deadline, asked).await.unwrap_or(Err(late))
             }
-            How::Command { program, expect } => self.run_and_ask(program, expect.as_deref(), check.deadline).await,
+            (How::Command { program, expect }, None) => {
+                self.run_and_ask(program, expect.as_deref(), check.deadline).await
+            }
         }
     }
 
@@ -100,7 +117,32 @@ impl DatabaseSpec {
         }
         match expect {
             Some(expect) => answered(&mut stream, expect).await.map_err(broken)?,
+            // The daemon's proxy takes connections before anybody in the container does, and breaks them then.
+            None if self.container.is_some() => match timeout(BROKEN, stream.read(&mut [0])).await {
+                Ok(Ok(0)) => Err(broken(io::ErrorKind::ConnectionReset.into())),
+                Ok(Err(e)) => Err(broken(e)),
+                Ok(Ok(_)) | Err(_) => Ok(()),
+            },
             None => Ok(()),
+        }
+    }
+
+    async fn run_inside(
+        &self,
+        container: &ContainerSpec,
+        program: &Program,
+        expect: Option<&str>,
+    ) -> Result<(), CheckError> {
+        let name = program.path.display().to_string();
+        let failed = |said: String| CheckError::Inside { program: name.clone(), said };
+        let words = [name.clone()].into_iter().chain(program.args.iter().cloned()).collect();
+        let (code, said) = run_inside(container, words).await.map_err(failed)?;
+        match expect {
+            _ if code != 0 => Err(failed(format!("it ended with exit code {code}: {}", end(&said)))),
+            Some(expect) if !said.contains(expect) => {
+                Err(CheckError::Answer { expect: expect.to_owned(), said: end(&said) })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -9,12 +9,14 @@
 //! | `program.rs` | where programs are |
 //! | `run.rs` | runs a program to its end, within a deadline; makes the first data |
 //! | `checks.rs` | does it answer? |
+//! | `container/` | what is different in a container |
 //! | `engine.rs` | the [`crate::Engine`]: the volume's copy, and the database where it is the primary's |
 //! | `following.rs`, `serving.rs` | a standby's side, and the primary's |
 //! | `paths.rs` | the folders |
 //! | `process.rs` | its processes: started under a guard, asked, stopped |
 
 mod checks;
+mod container;
 mod engine;
 mod following;
 mod paths;
@@ -28,11 +30,12 @@ mod table;
 mod template;
 
 pub use checks::CheckError;
+pub use container::{ContainerError, ContainerSpec, end_containers};
 pub use engine::{VolumeConfig, VolumeEngine};
 pub use preset::{PRESETS, preset};
 pub use process::Instance;
 pub use spec::{Check, DatabaseSpec, Health, How, Listen, Place, Program, Ready, Stop};
-pub use table::{Database, DatabaseTable, Part, Wrong};
+pub use table::{Bind, Database, DatabaseTable, Part, Pull, Registry, Wrong};
 
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,10 @@ use tokio::time::{sleep, timeout};
 use trine_protocol::Moment;
 
 use super::checks::CheckError;
+use super::container::{ContainerSpec, Containers};
 use super::spec::DatabaseSpec;
 use crate::guard::descendants::Whose;
+use crate::guard::wire::Order;
 use crate::guard::{Ending, GuardClient, GuardCommand, blocking, tail};
 use crate::{EngineError, Process};
 
@@ -25,10 +27,42 @@ pub struct Instance {
     guard: GuardClient,
     run: PathBuf,
     log: PathBuf,
+    kind: Kind,
     /// Where this start's part of the log begins.
     mark: Arc<AtomicU64>,
     /// The guard's newest deadline, in nanoseconds of the lease's clock; 0: none yet.
     deadline: Arc<AtomicU64>,
+}
+
+/// What runs.
+#[derive(Clone, Debug)]
+enum Kind {
+    /// A program of this machine.
+    Process,
+    /// What an image has. The guard and its clients see the process that holds it.
+    Container(Containers, Box<ContainerSpec>),
+}
+
+impl Kind {
+    /// Makes ready what is to be started: what the guard is told.
+    async fn order(&self, of: &Instance) -> Result<Order, EngineError> {
+        let (spec, log) = (&of.spec, of.log.clone());
+        match self {
+            Self::Process => Ok(spec.order(&of.run, log)),
+            Self::Container(containers, container) => {
+                let held = containers.create(container).await?;
+                of.guard.set_cages(vec![held.cage.clone()]);
+                Ok(spec.order_to_hold(&held, of.guard.command(), &of.run, log))
+            }
+        }
+    }
+
+    /// Nothing of it runs any more.
+    async fn ended(&self) {
+        if let Self::Container(containers, container) = self {
+            containers.forget(container).await;
+        }
+    }
 }
 
 impl Instance {
@@ -37,14 +71,16 @@ impl Instance {
     pub fn new(spec: DatabaseSpec, guard: GuardCommand) -> Self {
         let (run, logs) = (spec.place.dir.join("run"), spec.place.dir.join("log"));
         let guard = GuardClient::new(guard, &run, logs.join("guard.log"), spec.workplaces(), Whose::Anybody);
-        Self {
-            spec: Arc::new(spec),
-            guard,
-            run,
-            log: logs.join("database.log"),
-            mark: Arc::default(),
-            deadline: Arc::default(),
-        }
+        let spec = Arc::new(spec);
+        let kind = match &spec.container {
+            None => Kind::Process,
+            Some(container) => {
+                let containers = Containers::new(Arc::clone(&spec), &run);
+                guard.set_cages(containers.recorded());
+                Kind::Container(containers, Box::new(container.clone()))
+            }
+        };
+        Self { spec, guard, run, kind, log: logs.join("database.log"), mark: Arc::default(), deadline: Arc::default() }
     }
 
     /// What it runs.
@@ -61,7 +97,11 @@ impl Instance {
     /// # Errors
     /// [`EngineError::StopFailed`]: some can't be ended.
     pub async fn attach(&self) -> Result<bool, EngineError> {
-        self.guard.attach(self.spec.workplaces()).await
+        let runs = self.guard.attach(self.spec.workplaces()).await?;
+        if !runs {
+            self.kind.ended().await;
+        }
+        Ok(runs)
     }
 
     /// Starts it under a guard, and returns once it is ready. One that runs already is only waited for. Dropping the
@@ -74,7 +114,8 @@ impl Instance {
             let spec = Arc::clone(&self.spec);
             blocking(move || spec.prepare()).await?;
             self.mark.store(self.log_length(), Ordering::Relaxed);
-            self.guard.spawn(&self.spec.order(&self.run, self.log.clone())).await?;
+            let order = self.kind.order(self).await?;
+            self.guard.spawn(&order).await?;
             // One that was pushed before there was a guard.
             match self.deadline.load(Ordering::Relaxed) {
                 0 => {}

@@ -11,12 +11,15 @@ use std::time::Duration;
 use rustix::process::Signal;
 use trine_platform::BoxStream;
 
+use super::container::ContainerSpec;
 use super::program;
-use super::table::{CheckText, Database, HowText, ListenText};
+use super::table::{CheckText, Database, HowText, ListenText, user_numbers};
 use super::template::{Placeholder, Template};
 use crate::EngineError;
 use crate::account::Account;
 use crate::files::{remove_file, remove_tree};
+use crate::guard::GuardCommand;
+use crate::guard::holder::{self, Held};
 use crate::guard::wire::Order;
 
 /// What a unix socket's path may have at most (`sun_path` without the zero at its end).
@@ -41,6 +44,8 @@ pub struct Place {
     pub user: String,
     /// `{password}`
     pub password: String,
+    /// The cluster's and the node's name: its containers are labelled with them.
+    pub names: (String, String),
 }
 
 impl Place {
@@ -59,7 +64,14 @@ impl Place {
             port,
             user: "app".to_owned(),
             password: password.to_owned(),
+            names: Default::default(),
         }
+    }
+
+    /// The same with the cluster's and the node's name.
+    #[must_use]
+    pub fn named(self, cluster: &str, node: &str) -> Self {
+        Self { names: (cluster.to_owned(), node.to_owned()), ..self }
     }
 
     fn value(&self, of: Placeholder) -> String {
@@ -205,8 +217,10 @@ pub struct DatabaseSpec {
     pub(crate) account: Account,
     /// Where the placeholders lead.
     pub place: Place,
-    /// What is started.
+    /// What is started. Of a container the image, and what is given to it to run.
     pub program: Program,
+    /// The container that it runs in.
+    pub container: Option<ContainerSpec>,
     /// Its whole environment, and that of checks and of `init`.
     pub env: Vec<(String, String)>,
     /// Where it is started: `{run}` by default. Not in the volume, so that a volume that hangs can't keep the guard from
@@ -246,7 +260,10 @@ impl Database {
     /// [`EngineError::NoBinaries`] names the program that is missing and the package that has it;
     /// [`EngineError::Config`]: there is no such user, a socket's path is too long, or the password can't stand in a file.
     pub fn resolve(&self, place: Place) -> Result<DatabaseSpec, EngineError> {
+        let image = self.container.image.as_deref();
         let account = match (&self.user, &self.default_user) {
+            // The image's own users are not this machine's.
+            (user, _) if image.is_some() => Account::of_numbers(user.as_deref().and_then(user_numbers)),
             (None, None) => Account::owner_of(&place.dir, "database.user")?,
             (user, default) => {
                 Account::find(user.as_deref(), default.as_deref(), "database.user").map_err(|e| self.with_package(e))?
@@ -254,8 +271,18 @@ impl Database {
         };
         self.plain_password(&place)?;
         let folders = program::folders(&self.path, &account);
-        let fill = |t: &Template| t.fill(|p| place.value(p));
-        let program = |name: &str, args: &[Template]| self.program(name, args.iter().map(fill).collect(), &folders);
+        let container = image.map(|image| ContainerSpec::resolve(image, &self.container, &place)).transpose()?;
+        // What the database itself reads is in the container's terms.
+        let inner = container.as_ref().map_or_else(|| place.clone(), |c| c.inner(&place));
+        let fill = |t: &Template| t.fill(|p| inner.value(p));
+        let program = |name: &str, args: &[Template]| {
+            let args = args.iter().map(fill).collect();
+            match image {
+                // Programs are the image's; checks run in the container.
+                Some(_) => Ok(Program { path: name.into(), args }),
+                None => self.program(name, args, &folders),
+            }
+        };
         let words = |list: &[Template]| {
             let name = list.first().map(fill).unwrap_or_default();
             program(&name, list.get(1..).unwrap_or_default())
@@ -271,11 +298,21 @@ impl Database {
         };
         let listen = match &self.listen {
             ListenText::Tcp => Listen::Tcp(SocketAddr::new(place.address, place.port)),
-            ListenText::Unix(path) => Listen::Unix(short_enough(fill(path).into())?),
+            ListenText::Unix(path) => Listen::Unix(short_enough(path.fill(|p| place.value(p)).into())?),
+        };
+        let own = self.env.iter().map(|(k, v)| (k.clone(), fill(v)));
+        let main = match (image, &self.command) {
+            (Some(image), command) => {
+                let words = command.iter().chain(&self.args).map(fill).collect();
+                Program { path: image.into(), args: words }
+            }
+            (None, Some(command)) => program(&fill(command), &self.args)?,
+            (None, None) => return Err(EngineError::Config("database.command is not set".into())),
         };
         Ok(DatabaseSpec {
-            program: program(&fill(&self.command), &self.args)?,
-            env: environment(&place, &folders, self.env.iter().map(|(k, v)| (k.clone(), fill(v)))),
+            program: main,
+            env: if container.is_some() { own.collect() } else { environment(&place, &folders, own) },
+            container,
             workdir: self.workdir.as_ref().map_or_else(|| place.run.clone(), |w| fill(w).into()),
             listen,
             init: self.init.iter().map(|c| words(c)).collect::<Result<_, _>>()?,
@@ -368,10 +405,15 @@ impl DatabaseSpec {
         self.from.resolve(Place { data: data.to_owned(), ..self.place.clone() })
     }
 
-    /// The program's name, for people.
+    /// The program's or the image's name, for people.
     #[must_use]
     pub fn name(&self) -> String {
         self.program.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Where it is started, when something says so: a container has a place of its own.
+    pub(super) fn own_workdir(&self) -> Option<&Path> {
+        Some(self.workdir.as_path()).filter(|w| *w != self.place.run)
     }
 
     /// Whose the data directory is: user and group.
@@ -417,6 +459,22 @@ impl DatabaseSpec {
             program: self.program.path.clone(),
             args: self.program.args.clone(),
             env: self.env.clone(),
+            cage: None,
+        }
+    }
+
+    /// The same for a container: the holder is run, as the agent's own user.
+    pub(crate) fn order_to_hold(&self, held: &Held, guard: &GuardCommand, run: &Path, log: PathBuf) -> Order {
+        let mut args = guard.args.clone();
+        args.push(holder::WORD.to_owned());
+        Order {
+            workdir: Some("/".into()),
+            account: None,
+            program: guard.program.clone(),
+            args,
+            env: vec![(holder::ORDER.to_owned(), serde_json::to_string(held).unwrap_or_default())],
+            cage: Some(held.cage.clone()),
+            ..self.order(run, log)
         }
     }
 

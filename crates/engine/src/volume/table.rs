@@ -1,5 +1,7 @@
 //! `[database]` of trine.toml, and the same table in a preset's file: as it is written, checked, laid over each other.
 
+mod container;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Component, Path};
@@ -10,6 +12,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::template::{Template, Use};
+pub use container::{Bind, Pull, Registry};
+pub(super) use container::{ContainerPart, user_numbers};
 
 /// `[database]` as it is written.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -36,7 +40,16 @@ pub struct DatabaseTable {
     stop_signal: Option<Spanned<String>>,
     stop_patience_ms: Option<Spanned<i64>>,
     uri: Option<Spanned<String>>,
-    image: Option<Spanned<toml::Value>>,
+    image: Option<Spanned<String>>,
+    mounts: Option<Spanned<Vec<Spanned<String>>>>,
+    data_path: Option<Spanned<String>>,
+    port: Option<Spanned<i64>>,
+    network: Option<Spanned<String>>,
+    memory_mb: Option<Spanned<i64>>,
+    cpus: Option<Spanned<f64>>,
+    registry: Option<Spanned<container::RegistryTable>>,
+    pull: Option<Spanned<String>>,
+    socket: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -105,6 +118,7 @@ pub struct Part {
     stop_signal: Option<Signal>,
     stop_patience: Option<Duration>,
     uri: Option<Template>,
+    container: ContainerPart,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,7 +154,8 @@ pub(super) struct CheckText {
 /// resolved from on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
-    pub(super) command: Template,
+    /// `None`: what the image runs by itself.
+    pub(super) command: Option<Template>,
     pub(super) args: Vec<Template>,
     pub(super) env: BTreeMap<String, Template>,
     pub(super) files: BTreeMap<String, Template>,
@@ -162,12 +177,17 @@ pub struct Database {
     pub(super) stop_signal: Signal,
     pub(super) stop_patience: Duration,
     pub(super) uri: Option<Template>,
+    pub(super) container: ContainerPart,
 }
 
 impl Database {
-    /// The user that it runs as when the agent is root; `None`: the owner of the node's folder.
+    /// The user of this machine that it runs as when the agent is root; `None`: the owner of the node's folder, or in a
+    /// container the image's own.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
+        if self.container.image.is_some() {
+            return None;
+        }
         self.user.as_deref().or(self.default_user.as_deref())
     }
 
@@ -191,11 +211,7 @@ impl DatabaseTable {
     ///
     /// # Errors
     /// [`Wrong`]: the first that is not allowed.
-    pub fn check(&self) -> Result<Part, Wrong> {
-        if let Some(image) = &self.image {
-            let allowed = "containers are not there yet; name the program in database.command";
-            return Err(wrong(image, "database.image", allowed));
-        }
+    pub(super) fn part(&self) -> Result<Part, Wrong> {
         let argument = |key: &'static str| move |v: &Spanned<String>| template(v, key, Use::Argument);
         let private = |table: &'static str, of: &BTreeMap<String, Spanned<String>>| {
             let one = |(name, v): (&String, &Spanned<String>)| {
@@ -233,6 +249,7 @@ impl DatabaseTable {
             stop_signal: self.stop_signal.as_ref().map(signal).transpose()?,
             stop_patience: millis(self.stop_patience_ms.as_ref(), "database.stop_patience_ms", 0..=3_600_000)?,
             uri: self.uri.as_ref().map(uri).transpose()?,
+            container: self.container()?,
         })
     }
 
@@ -355,19 +372,23 @@ impl Part {
             base.extend(over);
             base
         };
+        let image = self.container.image.is_some();
+        let other = self.command.is_some();
         Self {
             // Another program takes other arguments, and comes from another package.
-            args: self.args.or(if self.command.is_some() { None } else { below.args }),
             package: self.package.or(if self.command.is_some() { None } else { below.package }),
-            command: self.command.or(below.command),
+            // An image is given all that it runs, or what the preset runs.
+            command: self.command.or(if image && self.args.is_some() { None } else { below.command }),
+            args: self.args.or(if other { None } else { below.args }),
             env: merged(below.env, self.env),
             files: merged(below.files, self.files),
             user: self.user.or(below.user),
-            default_user: self.default_user.or(below.default_user),
+            // The image has users and first data of its own.
+            default_user: self.default_user.or(if image { None } else { below.default_user }),
             path: self.path.or(below.path),
             workdir: self.workdir.or(below.workdir),
             listen: self.listen.or(below.listen),
-            init: self.init.or(below.init),
+            init: self.init.or(if image { None } else { below.init }),
             init_deadline: self.init_deadline.or(below.init_deadline),
             remove: self.remove.or(below.remove),
             ready: self.ready.over(below.ready),
@@ -377,15 +398,19 @@ impl Part {
             stop_signal: self.stop_signal.or(below.stop_signal),
             stop_patience: self.stop_patience.or(below.stop_patience),
             uri: self.uri.or(below.uri),
+            container: self.container.over(below.container),
         }
     }
 
-    /// With the defaults; `None` without a program.
+    /// With the defaults; `None` without a program or an image.
     #[must_use]
     pub fn complete(self) -> Option<Database> {
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        if self.command.is_none() && self.container.image.is_none() {
+            return None;
+        }
         Some(Database {
-            command: self.command?,
+            command: self.command,
             args: self.args.unwrap_or_default(),
             env: self.env,
             files: self.files,
@@ -405,6 +430,7 @@ impl Part {
             stop_signal: self.stop_signal.unwrap_or(Signal::TERM),
             stop_patience: self.stop_patience.unwrap_or(second * 20),
             uri: self.uri,
+            container: self.container,
         })
     }
 }
