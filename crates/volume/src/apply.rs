@@ -157,6 +157,7 @@ impl Shared {
         let base = &mut *base;
         let upto = self.step(base.at, commit)?;
         self.journal.will_apply(upto)?;
+        let mut found = Vec::new();
         let (tree, dirty, lineage, at) = (&mut base.tree, &mut base.dirty, &mut base.lineage, &mut base.at);
         redo(self, *at, upto, |op, mark| {
             let gone = tree.apply(op).map_err(|errno| self.differs(mark, errno))?;
@@ -168,6 +169,9 @@ impl Shared {
             if let Op::Epoch { epoch } = op {
                 lineage.begin(*epoch, at.lsn);
             }
+            if let Op::Verify { region } = op {
+                found.push((mark.lsn, self.look_at(*region, mark, tree)));
+            }
             *at = mark;
             Ok(())
         })?;
@@ -178,6 +182,8 @@ impl Shared {
             leading.changed.retain(|_, lsn| *lsn > applied);
         }
         self.publish(&mut state);
+        drop(state);
+        self.found(found);
         Ok(applied)
     }
 

@@ -23,6 +23,7 @@ mod state;
 pub mod steps;
 mod store;
 mod tree;
+mod verify;
 mod volume;
 
 pub use entry::Mark;
@@ -30,7 +31,7 @@ pub use error::VolumeError;
 pub use lineage::Lineage;
 pub use medium::{Disk, Folder, Medium, Part};
 pub use mount::{Mount, MountError, MountOptions, clean_stale};
-pub use op::{Growth, Ino, Kind, Name, Op, Renaming, Stamp};
+pub use op::{Growth, Ino, Kind, Name, Op, Region, Renaming, Stamp};
 #[doc(hidden)]
 pub use sizes::Sizes;
 pub use state::{Acked, Grade, Progress};
@@ -38,4 +39,5 @@ pub use store::{Room, Store};
 pub use tree::{
     Broken, Directory, Inode, LARGEST_FILE, LARGEST_XATTR, LONGEST_NAME, LONGEST_TARGET, MOST_LINKS, Text, Tree, What,
 };
+pub use verify::{Findings, Found, LARGEST_REGION, Verdict};
 pub use volume::{Settings, Volume};

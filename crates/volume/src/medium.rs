@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,6 +52,12 @@ pub trait Medium: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// What the operating system says; a part of it may be written.
     fn write(&self, part: Part, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Lets memory go that holds a part of a file's content, as far as that is on the disk, so that the next read asks the
+    /// disk. Only a wish.
+    fn forget(&self, part: Part, offset: u64, length: u64) {
+        let _ = (part, offset, length);
+    }
 
     /// The file's length in bytes; `None`: it is missing.
     ///
@@ -204,6 +211,12 @@ impl Medium for Disk {
             }
         }
         Ok(done)
+    }
+
+    fn forget(&self, part: Part, offset: u64, length: u64) {
+        if let (Ok(Some(file)), Some(length)) = (self.get(part), NonZeroU64::new(length)) {
+            let _ = rustix::fs::fadvise(&*file, offset, Some(length), rustix::fs::Advice::DontNeed);
+        }
     }
 
     fn write(&self, part: Part, offset: u64, data: &[u8]) -> io::Result<()> {

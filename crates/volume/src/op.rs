@@ -68,6 +68,22 @@ pub enum Growth {
     Keeps,
 }
 
+/// A part of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Region {
+    /// All but content.
+    Tree,
+    /// Content of a file, as far as it goes.
+    Content {
+        /// Which.
+        ino: Ino,
+        /// Where it begins, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+}
+
 /// One change. Borrowed where it comes from, so that 1 MiB that is written is not copied for it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Op<'a> {
@@ -243,6 +259,11 @@ pub enum Op<'a> {
         name: Name<'a>,
         /// When.
         at: Stamp,
+    },
+    /// Changes nothing: every copy that applies it looks at what it has there, so that they can be compared.
+    Verify {
+        /// At what.
+        region: Region,
     },
 }
 

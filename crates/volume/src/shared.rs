@@ -21,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) identity: u64,
     pub(crate) settings: Settings,
     pub(crate) sizes: Sizes,
+    /// The end of the log when it was opened. What comes before may have been applied by whoever had it open before.
+    pub(crate) opened_at: u64,
     /// Held while the log gets an entry from this node, before anything else is locked.
     pub(crate) writing: Mutex<()>,
     /// Held for a moment only: never while a disk is waited for.

@@ -1,11 +1,12 @@
 //! What is known of a volume while it is open: how far everything is, and who waits for what.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use trine_protocol::{Epoch, NodeName, SyncSetting};
 
+use crate::verify::{Comparisons, Found};
 use crate::{Ino, Lineage, Room, Tree};
 
 /// When a node that takes the log counts.
@@ -62,6 +63,9 @@ pub(crate) struct Leading {
     pub(crate) changed: HashMap<Ino, u64>,
     /// Who takes the log.
     pub(crate) followers: BTreeMap<NodeName, Acked>,
+    pub(crate) comparisons: Comparisons,
+    /// Those of them whose copies differ from the others, and who do not know it yet.
+    pub(crate) condemned: BTreeSet<NodeName>,
 }
 
 pub(crate) struct State {
@@ -79,6 +83,8 @@ pub(crate) struct State {
     pub(crate) room: Room,
     /// Log up to here must be kept from the named reader on.
     pub(crate) pins: BTreeMap<u64, u64>,
+    /// What was found in regions that the log asks for, by the end of the entry; of a copy that takes the log.
+    pub(crate) found: Vec<(u64, Found)>,
     /// Why it was closed.
     pub(crate) why: Option<String>,
     /// Because the copy is damaged, or not what its writer had.
@@ -125,6 +131,9 @@ impl State {
             self.progress.closed = true;
             self.why = Some(why.to_owned());
         }
+        if let Some(leading) = &mut self.leading {
+            leading.comparisons = Comparisons::default();
+        }
         std::mem::take(&mut self.waiters).into_values().collect()
     }
 
@@ -151,6 +160,8 @@ mod tests {
             tree: Tree::default(),
             changed: HashMap::new(),
             followers: acked.iter().map(follower).collect(),
+            comparisons: Comparisons::default(),
+            condemned: BTreeSet::new(),
         };
         let mut state = State {
             progress: Progress { durable: 100, ..Progress::default() },
@@ -163,6 +174,7 @@ mod tests {
             told: 0,
             room: Room::default(),
             pins: BTreeMap::new(),
+            found: Vec::new(),
             why: None,
             broken: false,
             failed: false,

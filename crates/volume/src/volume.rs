@@ -11,10 +11,11 @@ use crate::apply::{Base, redo};
 use crate::checkpoint::Checkpoint;
 use crate::entry::{Mark, Span};
 use crate::journal::Journal;
-use crate::medium::{Folder, Medium, Part};
+use crate::medium::{Folder, Medium, Part, read_note};
 use crate::shared::{Shared, content_of, tell};
 use crate::sizes::Sizes;
 use crate::state::{Acked, Done, Grade, Leading, Progress, State};
+use crate::verify::{Comparisons, DIFFERENT, DIFFERS, tell_all};
 use crate::{Ino, Lineage, Op, Room, Tree, VolumeError};
 
 /// How a volume is kept.
@@ -56,7 +57,7 @@ impl Volume {
         for number in medium.list(Folder::Segments).map_err(failed)? {
             medium.remove(Part::Segment(number)).map_err(failed)?;
         }
-        for note in crate::journal::NOTES {
+        for note in crate::journal::NOTES.into_iter().chain([Part::Note(DIFFERS)]) {
             medium.remove(note).map_err(failed)?;
         }
         for folder in [Folder::Segments, Folder::Notes] {
@@ -98,6 +99,9 @@ impl Volume {
     /// [`Volume::open`] without its threads: nothing happens by itself.
     pub(crate) fn open_still(medium: Arc<dyn Medium>, settings: Settings, sizes: Sizes) -> Result<Self, VolumeError> {
         let checkpoint = Checkpoint::read(&*medium)?.ok_or_else(|| VolumeError::Missing(medium.place()))?;
+        if read_note(&*medium, DIFFERS).ok().flatten().is_some() {
+            return Err(VolumeError::Damaged { place: medium.place(), lsn: checkpoint.at.lsn, what: DIFFERENT });
+        }
         let mut lineage = checkpoint.lineage.clone();
         let journal = Journal::open(medium.clone(), sizes, checkpoint.at, checkpoint.marks, |op, span| {
             follow_lineage(&mut lineage, op, span)
@@ -117,6 +121,7 @@ impl Volume {
             told: end,
             room: Room::default(),
             pins: BTreeMap::new(),
+            found: Vec::new(),
             why: None,
             broken: false,
             failed: false,
@@ -128,6 +133,7 @@ impl Volume {
             identity: checkpoint.identity,
             settings,
             sizes,
+            opened_at: end,
             writing: Mutex::new(()),
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -248,7 +254,15 @@ impl Volume {
         let mut state = shared.state();
         state.lineage.begin(epoch, end);
         state.progress.end = mark.lsn;
-        state.leading = Some(Leading { epoch, begun: mark.lsn, tree, changed, followers: BTreeMap::new() });
+        state.leading = Some(Leading {
+            epoch,
+            begun: mark.lsn,
+            tree,
+            changed,
+            followers: BTreeMap::new(),
+            comparisons: Comparisons::default(),
+            condemned: BTreeSet::new(),
+        });
         shared.publish(&mut state);
         drop((state, one));
         self.flush()
@@ -271,19 +285,25 @@ impl Volume {
     /// [`VolumeError::NotLeading`], [`VolumeError::Closed`], the disk's.
     pub fn barrier(&self, done: Done) -> Result<(), VolumeError> {
         let shared = &self.shared;
+        self.append_and(&Op::Barrier, |state, mark| shared.wait_for(state, mark.lsn, done))
+    }
+
+    /// Writes an operation that changes nothing, and does `then` before anybody can know of it.
+    pub(crate) fn append_and(&self, op: &Op<'_>, then: impl FnOnce(&mut State, Mark)) -> Result<(), VolumeError> {
+        let shared = &self.shared;
         let _one = shared.writing();
         let leads = |state: &State| state.leading.is_some() && !state.progress.closed;
         if !leads(&shared.state()) {
             return Err(VolumeError::Closed);
         }
-        let mark = shared.journal.append(&Op::Barrier).inspect_err(|error| shared.fail_if_written(error))?;
+        let mark = shared.journal.append(op).inspect_err(|error| shared.fail_if_written(error))?;
         let mut state = shared.state();
         state.progress.end = mark.lsn;
         // Nobody tells who begins to wait after it was closed.
         if !leads(&state) {
             return Err(VolumeError::Closed);
         }
-        shared.wait_for(&mut state, mark.lsn, done);
+        then(&mut state, mark);
         Ok(())
     }
 
@@ -330,9 +350,13 @@ impl Volume {
     /// A node takes the log from here no longer.
     pub fn left(&self, node: &NodeName, epoch: Epoch) {
         let mut state = self.shared.state();
-        if let Some(leading) = state.leading.as_mut().filter(|l| l.epoch == epoch) {
-            leading.followers.remove(node);
-        }
+        let Some(leading) = state.leading.as_mut().filter(|l| l.epoch == epoch) else { return };
+        leading.followers.remove(node);
+        leading.condemned.remove(node);
+        leading.comparisons.left(node);
+        let answered = leading.comparisons.answered();
+        drop(state);
+        tell_all(answered);
     }
 
     /// Where it is kept.

@@ -6,8 +6,8 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, split};
 use trine_protocol::Epoch;
 
-use super::frame::{self, Ack, Frame, Hello, Refusal};
-use crate::{Grade, Volume, VolumeError};
+use super::frame::{self, Frame, Hello, Refusal, Word};
+use crate::{Acked, Grade, Volume, VolumeError};
 
 /// Why a node follows no longer.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +49,12 @@ where
     match frame::parse(frame::read(&mut read, &mut buffer).await?)? {
         Frame::Welcome => welcomed(),
         Frame::Refused(refusal) => return Err(FollowError::Refused(refusal)),
-        Frame::Log(_) | Frame::Now { .. } => return Err(strange("log before a welcome")),
+        Frame::Log(_) | Frame::Now { .. } | Frame::Condemned => return Err(strange("log before a welcome")),
     }
     let mut taker = Taker { volume, log: Vec::new(), wanted: 0, acked: None };
     let mut progress = volume.progress();
     loop {
-        let ack = {
+        let words = {
             // A frame that is being read is never given up for the other.
             let mut frame = std::pin::pin!(frame::read(&mut read, &mut buffer));
             loop {
@@ -65,19 +65,23 @@ where
                         if changed.is_err() || progress.borrow_and_update().closed {
                             return Err(VolumeError::Closed.into());
                         }
-                        if let Some(ack) = taker.ack() {
-                            frame::write(&mut write, &ack).await?;
-                            write.flush().await?;
-                        }
+                        say(&mut write, taker.words()).await?;
                     }
                 }
             }
         };
-        if let Some(ack) = ack {
-            frame::write(&mut write, &ack).await?;
-            write.flush().await?;
-        }
+        say(&mut write, words).await?;
     }
+}
+
+async fn say(to: &mut (impl AsyncWrite + Unpin), words: Vec<Word>) -> io::Result<()> {
+    if words.is_empty() {
+        return Ok(());
+    }
+    for word in words {
+        frame::write(to, &word).await?;
+    }
+    to.flush().await
 }
 
 fn strange(what: &'static str) -> FollowError {
@@ -90,11 +94,11 @@ struct Taker<'a> {
     log: Vec<u8>,
     /// The primary waits for this.
     wanted: u64,
-    acked: Option<Ack>,
+    acked: Option<Acked>,
 }
 
 impl Taker<'_> {
-    fn take(&mut self, frame: Frame<'_>) -> Result<Option<Ack>, FollowError> {
+    fn take(&mut self, frame: Frame<'_>) -> Result<Vec<Word>, FollowError> {
         match frame {
             Frame::Log(bytes) if self.log.is_empty() => {
                 let done = self.volume.receive(&bytes)?;
@@ -109,23 +113,30 @@ impl Taker<'_> {
                 self.wanted = wanted;
                 self.volume.told(commit);
             }
+            Frame::Condemned => return Err(self.volume.shared.condemn().into()),
             Frame::Welcome | Frame::Refused(_) => return Err(strange("an answer that nobody asked for")),
         }
         let progress = *self.volume.progress().borrow();
         if progress.durable < self.wanted && self.volume.log_end().lsn >= self.wanted {
             self.volume.flush()?;
         }
-        Ok(self.ack())
+        Ok(self.words())
     }
 
-    /// How far this node is, when that is news for the primary.
-    fn ack(&mut self) -> Option<Ack> {
+    /// What is news for the primary.
+    fn words(&mut self) -> Vec<Word> {
+        let found = self.volume.take_found().into_iter().map(|(lsn, found)| Word::Found { lsn, found });
+        self.ack().map(Word::Acked).into_iter().chain(found).collect()
+    }
+
+    /// How far this node is, when that is news.
+    fn ack(&mut self) -> Option<Acked> {
         let mut ack = self.volume.reached();
         if self.volume.grade() == Grade::Disk {
             // Nobody asks for what is only received.
             ack.received = ack.durable;
         }
-        let what = |acked: Ack| (acked.durable, acked.received, acked.room.mib());
+        let what = |acked: Acked| (acked.durable, acked.received, acked.room.mib());
         let news = self.acked.is_none_or(|last| what(last) != what(ack));
         news.then(|| {
             self.acked = Some(ack);

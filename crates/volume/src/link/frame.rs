@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use trine_protocol::Epoch;
 
-use crate::{Acked, Mark};
+use crate::{Acked, Found, Mark};
 
 /// The longest frame, in bytes.
 const LONGEST: usize = 2 << 20;
@@ -39,6 +39,8 @@ pub(super) enum Frame<'a> {
         /// Waited for.
         wanted: u64,
     },
+    /// The copy of the node that takes the log differs from the others.
+    Condemned,
 }
 
 /// Why a node does not get the log.
@@ -54,8 +56,19 @@ pub enum Refusal {
     TooFar(u64),
 }
 
-/// From the node that takes the log: how far it is.
-pub(super) type Ack = Acked;
+/// From the node that takes the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Word {
+    /// How far it is.
+    Acked(Acked),
+    /// What it has found where the log asked for it.
+    Found {
+        /// The end of the entry that asked.
+        lsn: u64,
+        /// What.
+        found: Found,
+    },
+}
 
 /// Writes one. The caller flushes.
 pub(super) async fn write<T: Serialize + Sync>(to: &mut (impl AsyncWrite + Unpin), frame: &T) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter, split};
 use trine_protocol::{Epoch, NodeName};
 
-use super::frame::{self, Ack, Frame, Hello, Refusal};
+use super::frame::{self, Frame, Hello, Refusal, Word};
 use crate::{Acked, Volume, VolumeError};
 
 /// So many bytes of log are sent at once.
@@ -38,12 +38,24 @@ where
     }
     let from = hello.from.lsn;
     volume.acked(follower, hello.epoch, Acked { received: from, durable: from, ..Acked::default() });
-    let ended = tokio::select! {
+    let _leaves = Leaves { volume, follower, epoch: hello.epoch };
+    tokio::select! {
         ended = hear(volume, follower, hello.epoch, &mut read) => ended.map_err(link),
         ended = send(volume, follower, hello, &mut write) => ended,
-    };
-    volume.left(follower, hello.epoch);
-    ended
+    }
+}
+
+/// However the stream ends, it is known: a comparison would wait for ever for one that is gone.
+struct Leaves<'a> {
+    volume: &'a Volume,
+    follower: &'a NodeName,
+    epoch: Epoch,
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.volume.left(self.follower, self.epoch);
+    }
 }
 
 fn refusal(volume: &Volume, hello: &Hello) -> Result<Option<Refusal>, VolumeError> {
@@ -62,7 +74,7 @@ fn refusal(volume: &Volume, hello: &Hello) -> Result<Option<Refusal>, VolumeErro
     Ok((!same).then_some(Refusal::Parted))
 }
 
-/// Takes down how far the follower is.
+/// Takes down how far the follower is, and what it has found.
 async fn hear(
     volume: &Volume,
     follower: &NodeName,
@@ -70,7 +82,13 @@ async fn hear(
     read: &mut (impl AsyncRead + Unpin),
 ) -> io::Result<()> {
     loop {
-        let ack: Ack = frame::read_owned(read).await?;
+        let ack = match frame::read_owned(read).await? {
+            Word::Acked(ack) => ack,
+            Word::Found { lsn, found } => {
+                volume.heard(follower, lsn, found);
+                continue;
+            }
+        };
         let end = volume.log_end().lsn;
         if ack.received > end || ack.durable > ack.received {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it says that it has more than there is"));
@@ -104,6 +122,9 @@ async fn send(
         let wrote = async {
             if !log.is_empty() {
                 frame::write(write, &Frame::Log(log.into())).await?;
+            }
+            if volume.take_condemned(follower) {
+                frame::write(write, &Frame::Condemned).await?;
             }
             if said != Some(news) {
                 frame::write(write, &Frame::Now { commit: news.0, wanted: news.1 }).await?;

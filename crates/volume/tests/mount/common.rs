@@ -140,6 +140,7 @@ fn name(op: &Op<'_>) -> &'static str {
     match op {
         Op::Epoch { .. } => "epoch",
         Op::Barrier => "barrier",
+        Op::Verify { .. } => "verify",
         Op::Make { .. } => "make",
         Op::Link { .. } => "link",
         Op::Unlink { .. } => "unlink",

@@ -1,0 +1,147 @@
+//! Copies are compared; those that differ are found, and of no use from then on.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use trine_protocol::{Epoch, SyncSetting};
+use trine_volume::link::FollowError;
+use trine_volume::{Findings, Found, Ino, Region, Verdict, Volume, VolumeError};
+
+use crate::node::{Link, Node, PATIENCE, any};
+
+const MIB: u64 = 1 << 20;
+
+struct Three {
+    a: Node,
+    b: Node,
+    c: Node,
+    ab: Link,
+    ac: Link,
+    file: Ino,
+}
+
+/// A file of 3 MiB on three nodes, of which the first writes the log.
+async fn three() -> Three {
+    let (a, b, c) = (Node::new("a"), Node::new("b"), Node::new("c"));
+    a.volume.lead(Epoch(2)).unwrap();
+    a.volume.set_sync(&any(2, &[&b, &c]));
+    let (ab, ac) = (b.follow(&a, Epoch(2)), c.follow(&a, Epoch(2)));
+    let file = a.make("file").unwrap();
+    for i in 0..3 {
+        a.write(file, i * MIB, &vec![u8::try_from(i).unwrap() + 1; 1 << 20]).unwrap();
+    }
+    a.sync().await.unwrap();
+    Three { a, b, c, ab, ac, file }
+}
+
+async fn compare(volume: &Volume, region: Region) -> Findings {
+    let (tell, told) = oneshot::channel();
+    volume
+        .verify(
+            region,
+            Box::new(|findings| {
+                let _ = tell.send(findings);
+            }),
+        )
+        .unwrap();
+    timeout(PATIENCE, told).await.expect("not all have answered").unwrap()
+}
+
+fn part(file: Ino, number: u64) -> Region {
+    Region::Content { ino: file, offset: number * MIB, len: MIB }
+}
+
+/// One bit of what the node has on its disk, of the second MiB.
+fn flip(node: &Node, file: Ino) {
+    let path = node.folder.path().join(format!("objects/{:012x}", file.0));
+    let disk = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    disk.read_exact_at(&mut byte, MIB + 4711).unwrap();
+    disk.write_all_at(&[byte[0] ^ 16], MIB + 4711).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_differs_is_found_and_told() {
+    let t = three().await;
+    // Everything is applied by the time that this is answered.
+    for region in [Region::Tree, part(t.file, 0), part(t.file, 1), part(t.file, 2), part(Ino(99), 0)] {
+        let findings = compare(&t.a.volume, region).await;
+        assert_eq!((findings.verdict(), findings.compared()), (Verdict::Equal, 3), "{region:?}: {findings:?}");
+    }
+    flip(&t.c, t.file);
+    assert_eq!(compare(&t.a.volume, part(t.file, 2)).await.verdict(), Verdict::Equal);
+    let findings = compare(&t.a.volume, part(t.file, 1)).await;
+    let odd = [t.c.name.clone()].into();
+    assert_eq!(findings.verdict(), Verdict::Odd { own: false, others: odd }, "{findings:?}");
+    t.a.volume.condemn_other(&t.c.name);
+    let ended = t.ac.end().await;
+    assert!(matches!(ended, FollowError::Volume(VolumeError::Damaged { .. })), "{ended}");
+    assert!(t.c.volume.is_broken());
+    // It is not forgotten with the process.
+    let again = t.c.try_restart().map(|n| n.volume);
+    assert!(matches!(again, Err(VolumeError::Damaged { .. })), "{again:?}");
+    // A new copy of it is one again.
+    t.a.volume.set_sync(&any(1, &[&t.b]));
+    t.a.sync().await.unwrap();
+    t.ab.cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_differs_finds_out_itself() {
+    let t = three().await;
+    compare(&t.a.volume, part(t.file, 1)).await;
+    flip(&t.a, t.file);
+    let findings = compare(&t.a.volume, part(t.file, 1)).await;
+    assert_eq!(findings.verdict(), Verdict::Odd { own: true, others: [].into() }, "{findings:?}");
+    t.a.volume.condemn();
+    assert!(t.a.volume.is_broken() && t.a.sync().await.is_err());
+    let again = t.a.try_restart().map(|n| n.volume);
+    assert!(matches!(again, Err(VolumeError::Damaged { .. })), "{again:?}");
+    drop((t.ab, t.ac));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_has_left_is_not_waited_for() {
+    let t = three().await;
+    t.ac.cut().await;
+    t.a.volume.set_sync(&any(1, &[&t.b]));
+    let findings = compare(&t.a.volume, part(t.file, 1)).await;
+    assert!(findings.others.contains_key(&t.b.name), "{findings:?}");
+    flip(&t.b, t.file);
+    assert_eq!(compare(&t.a.volume, part(t.file, 1)).await.verdict(), Verdict::Undecided, "one against one");
+    t.ab.cut().await;
+    t.a.volume.set_sync(&SyncSetting::Alone);
+    assert_eq!(compare(&t.a.volume, part(t.file, 1)).await.compared(), 1);
+    let (tell, told) = oneshot::channel::<Findings>();
+    t.a.volume.set_sync(&SyncSetting::Wait);
+    t.a.volume.verify(part(t.file, 1), Box::new(|f| drop(tell.send(f)))).unwrap();
+    t.a.volume.close("the test is over");
+    let gone = timeout(Duration::from_secs(20), told).await.expect("who asked is not told that nobody will answer");
+    assert!(gone.is_err());
+}
+
+/// What lies before the end of the log when a copy is opened may have been applied before, and what comes after it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_says_nothing_of_what_it_may_have_gone_beyond() {
+    let t = three().await;
+    t.ac.cut().await;
+    // The log has a question, and c has it by the time that it is restarted; then it applies it again.
+    t.a.volume.set_sync(&any(1, &[&t.b]));
+    let first = compare(&t.a.volume, part(t.file, 1)).await;
+    assert_eq!(first.verdict(), Verdict::Equal);
+    t.a.write(t.file, MIB, &[9; 100]).unwrap();
+    t.a.sync().await.unwrap();
+    let end = t.a.volume.log_end().lsn;
+    t.ab.cut().await;
+    t.b.until(|p| p.durable == end).await;
+    let b = t.b.restart();
+    let ab = b.follow(&t.a, Epoch(2));
+    b.until(|p| p.applied == end).await;
+    let findings = compare(&t.a.volume, part(t.file, 1)).await;
+    assert!(matches!(findings.others.get(&b.name), Some(Found::Hash(_))), "{findings:?}");
+    assert_eq!(findings.verdict(), Verdict::Equal);
+    ab.cut().await;
+}
