@@ -161,7 +161,7 @@ impl Shared {
         let (tree, dirty, lineage, at) = (&mut base.tree, &mut base.dirty, &mut base.lineage, &mut base.at);
         redo(self, *at, upto, |op, mark| {
             let gone = tree.apply(op).map_err(|errno| self.differs(mark, errno))?;
-            self.put(op, dirty)?;
+            self.put(op, tree, dirty)?;
             for ino in gone {
                 dirty.remove(&ino);
                 self.medium.remove(Part::Object(ino)).map_err(self.failed("remove a file's content in"))?;
@@ -204,11 +204,14 @@ impl Shared {
     }
 
     /// Makes an operation's change to content.
-    fn put(&self, op: &Op<'_>, dirty: &mut BTreeSet<Ino>) -> Result<(), VolumeError> {
+    fn put(&self, op: &Op<'_>, tree: &Tree, dirty: &mut BTreeSet<Ino>) -> Result<(), VolumeError> {
         let done = match op {
             Op::Write { ino, offset, data, .. } => self.medium.write(Part::Object(*ino), *offset, data),
             Op::Resize { ino, size, .. } => self.medium.shorten(Part::Object(*ino), *size),
             Op::Clear { ino, offset, len, .. } => self.medium.clear(Part::Object(*ino), *offset, *len),
+            Op::Repair { ino, offset, data } if tree.size(*ino).is_some() => {
+                self.medium.write(Part::Object(*ino), *offset, data)
+            }
             _ => return Ok(()),
         };
         done.map_err(self.failed("write a file's content in"))?;

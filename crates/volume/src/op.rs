@@ -265,6 +265,16 @@ pub enum Op<'a> {
         /// At what.
         region: Region,
     },
+    /// Content that most copies have already: the others get it by this. No attribute changes.
+    Repair {
+        /// The file; if it is no more, nothing happens.
+        ino: Ino,
+        /// Where it begins, in bytes; all of it is within the file.
+        offset: u64,
+        /// What.
+        #[serde(borrow, with = "bytes")]
+        data: Cow<'a, [u8]>,
+    },
 }
 
 /// Bytes that are borrowed when read.

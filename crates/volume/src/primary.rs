@@ -47,6 +47,7 @@ impl Store for Volume {
                 let mut state = shared.state();
                 let leading = state.leading.as_mut().ok_or(Errno::IO)?;
                 leading.tree.apply(&op)?;
+                leading.comparisons.changes(&op);
                 if let Some(ino) = content_of(&op) {
                     leading.changed.insert(ino, staged.end().lsn);
                 }

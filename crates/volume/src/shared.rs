@@ -146,7 +146,7 @@ pub(crate) fn tell(done: Vec<Done>, outcome: Result<(), rustix::io::Errno>) {
 /// The file whose content an operation changes.
 pub(crate) fn content_of(op: &Op<'_>) -> Option<Ino> {
     match op {
-        Op::Write { ino, .. } | Op::Resize { ino, .. } | Op::Clear { ino, .. } => Some(*ino),
+        Op::Write { ino, .. } | Op::Resize { ino, .. } | Op::Clear { ino, .. } | Op::Repair { ino, .. } => Some(*ino),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of a volume while it is open: how far everything is, and who waits for what.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -64,8 +64,6 @@ pub(crate) struct Leading {
     /// Who takes the log.
     pub(crate) followers: BTreeMap<NodeName, Acked>,
     pub(crate) comparisons: Comparisons,
-    /// Those of them whose copies differ from the others, and who do not know it yet.
-    pub(crate) condemned: BTreeSet<NodeName>,
 }
 
 pub(crate) struct State {
@@ -161,7 +159,6 @@ mod tests {
             changed: HashMap::new(),
             followers: acked.iter().map(follower).collect(),
             comparisons: Comparisons::default(),
-            condemned: BTreeSet::new(),
         };
         let mut state = State {
             progress: Progress { durable: 100, ..Progress::default() },

@@ -13,8 +13,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::entry::Mark;
 use crate::medium::Part;
 use crate::op::Region;
-use crate::shared::Shared;
-use crate::{Op, Tree, Volume, VolumeError};
+use crate::shared::{Shared, content_of};
+use crate::{Op, Store as _, Tree, Volume, VolumeError};
 
 /// The most of a file that is looked at in one step, in bytes: nothing is applied meanwhile.
 pub const LARGEST_REGION: u64 = 1 << 20;
@@ -22,8 +22,8 @@ pub const LARGEST_REGION: u64 = 1 << 20;
 /// What a copy that nobody asks for its findings keeps of them.
 const KEPT: usize = 1024;
 
-/// The note in a copy that differs from the others: it is of no use, also after a restart.
-pub(crate) const DIFFERS: &str = "differs";
+/// So many regions that differ are remembered until they are repaired.
+const MOST_DIFFERING: usize = 64;
 
 /// What a copy has found in a region.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -62,9 +62,9 @@ pub enum Verdict {
 }
 
 impl Findings {
-    /// Who is right, by majority. What can't be read is wrong, whatever the others have.
+    /// What more than half of those have that can read it.
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
+    pub fn right(&self) -> Option<u64> {
         let mut by: BTreeMap<u64, usize> = BTreeMap::new();
         for found in self.others.values().chain([&self.own]) {
             if let Found::Hash(hash) = found {
@@ -72,10 +72,16 @@ impl Findings {
             }
         }
         let known: usize = by.values().sum();
-        let right = by.iter().find(|(_, count)| **count * 2 > known).map(|(hash, _)| *hash);
-        let unreadable = |found: &Found| *found == Found::Unreadable;
+        by.iter().find(|(_, count)| **count * 2 > known).map(|(hash, _)| *hash)
+    }
+
+    /// Who is right, by majority. What can't be read is wrong, whatever the others have.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let right = self.right();
         let Some(right) = right else {
-            let any = known > 0 || unreadable(&self.own) || self.others.values().any(unreadable);
+            let known = |found: &Found| *found != Found::Unsure;
+            let any = known(&self.own) || self.others.values().any(known);
             return if any { Verdict::Undecided } else { Verdict::Equal };
         };
         let wrong = |found: &Found| match found {
@@ -98,66 +104,110 @@ impl Findings {
     }
 }
 
-/// Who is told what was found.
-pub(crate) type Told = Box<dyn FnOnce(Findings) + Send>;
+/// Who is told what was found, and the end of the entry that asked.
+pub(crate) type Told = Box<dyn FnOnce(u64, Findings) + Send>;
 
 /// A comparison that not all have answered yet.
 pub(crate) struct Asked {
+    watch: Watch,
     own: Option<Found>,
     others: BTreeMap<NodeName, Option<Found>>,
     told: Told,
 }
 
+/// A region, and whether it has changed since it was looked at.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    region: Region,
+    changed: bool,
+}
+
 /// The comparisons under way on the copy that writes the log, by the end of their entries.
 #[derive(Default)]
-pub(crate) struct Comparisons(BTreeMap<u64, Asked>);
+pub(crate) struct Comparisons {
+    asked: BTreeMap<u64, Asked>,
+    /// Those that were answered, and not all alike.
+    differing: BTreeMap<u64, Watch>,
+}
 
 impl std::fmt::Debug for Comparisons {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.keys()).finish()
+        f.debug_struct("Comparisons").field("differing", &self.differing).finish_non_exhaustive()
     }
 }
 
 impl Comparisons {
-    fn ask(&mut self, lsn: u64, others: impl Iterator<Item = NodeName>, told: Told) {
-        self.0.insert(lsn, Asked { own: None, others: others.map(|node| (node, None)).collect(), told });
+    fn ask(&mut self, lsn: u64, region: Region, others: impl Iterator<Item = NodeName>, told: Told) {
+        let watch = Watch { region, changed: false };
+        self.asked.insert(lsn, Asked { watch, own: None, others: others.map(|node| (node, None)).collect(), told });
     }
 
     fn own(&mut self, lsn: u64, found: Found) {
-        if let Some(asked) = self.0.get_mut(&lsn) {
+        if let Some(asked) = self.asked.get_mut(&lsn) {
             asked.own = Some(found);
         }
     }
 
-    pub(crate) fn other(&mut self, node: &NodeName, lsn: u64, found: Found) {
-        if let Some(answer) = self.0.get_mut(&lsn).and_then(|asked| asked.others.get_mut(node)) {
+    fn other(&mut self, node: &NodeName, lsn: u64, found: Found) {
+        if let Some(answer) = self.asked.get_mut(&lsn).and_then(|asked| asked.others.get_mut(node)) {
             *answer = Some(found);
         }
     }
 
     /// It takes the log no longer, so it will not answer.
     pub(crate) fn left(&mut self, node: &NodeName) {
-        for asked in self.0.values_mut() {
+        for asked in self.asked.values_mut() {
             asked.others.remove(node);
         }
     }
 
+    /// Something is about to change.
+    pub(crate) fn changes(&mut self, op: &Op<'_>) {
+        for watch in self.asked.values_mut().map(|asked| &mut asked.watch).chain(self.differing.values_mut()) {
+            watch.changed |= watch.region.is_changed_by(op);
+        }
+    }
+
     /// Takes out those that all have answered.
-    pub(crate) fn answered(&mut self) -> Vec<(Told, Findings)> {
+    pub(crate) fn answered(&mut self) -> Vec<Answer> {
         let all = |asked: &Asked| asked.own.is_some() && asked.others.values().all(Option::is_some);
-        let done: Vec<u64> = self.0.iter().filter(|(_, asked)| all(asked)).map(|(lsn, _)| *lsn).collect();
-        let taken = done.iter().filter_map(|lsn| self.0.remove(lsn));
-        let findings = |asked: Asked| {
+        let done: Vec<u64> = self.asked.iter().filter(|(_, asked)| all(asked)).map(|(lsn, _)| *lsn).collect();
+        let mut answers = Vec::new();
+        for lsn in done {
+            let Some(asked) = self.asked.remove(&lsn) else { continue };
             let others = asked.others.into_iter().filter_map(|(node, found)| Some((node, found?))).collect();
-            (asked.told, Findings { own: asked.own.unwrap_or(Found::Unsure), others })
-        };
-        taken.map(findings).collect()
+            let findings = Findings { own: asked.own.unwrap_or(Found::Unsure), others };
+            if findings.verdict() != Verdict::Equal {
+                self.differing.insert(lsn, asked.watch);
+                if self.differing.len() > MOST_DIFFERING {
+                    self.differing.pop_first();
+                }
+            }
+            answers.push((asked.told, lsn, findings));
+        }
+        answers
     }
 }
 
-pub(crate) fn tell_all(answered: Vec<(Told, Findings)>) {
-    for (told, findings) in answered {
-        told(findings);
+/// Who is to be told of an answered comparison, and what.
+type Answer = (Told, u64, Findings);
+
+pub(crate) fn tell_all(answers: Vec<Answer>) {
+    for (told, lsn, findings) in answers {
+        told(lsn, findings);
+    }
+}
+
+impl Region {
+    /// Whether what is in it may be something else after the operation.
+    fn is_changed_by(self, op: &Op<'_>) -> bool {
+        let Self::Content { ino, offset, len } = self else { return true };
+        match op {
+            Op::Write { ino: other, offset: at, data, .. } => {
+                *other == ino && *at < offset.saturating_add(len) && offset < at.saturating_add(data.len() as u64)
+            }
+            other => content_of(other) == Some(ino),
+        }
     }
 }
 
@@ -212,24 +262,7 @@ impl Shared {
         drop(state);
         tell_all(answered);
     }
-
-    /// This copy differs from the others: it is closed, and of no use from now on.
-    pub(crate) fn condemn(&self) -> VolumeError {
-        let place = self.medium.place();
-        // Without the note it is found out again the next time.
-        if let Err(error) =
-            self.medium.write(Part::Note(DIFFERS), 0, b"x").and_then(|()| self.medium.sync(Part::Note(DIFFERS)))
-        {
-            tracing::warn!(%error, %place, "can't note that this copy differs from the others");
-        }
-        let error = VolumeError::Damaged { place, lsn: self.state().progress.applied, what: DIFFERENT };
-        self.fail_on_disk(&error);
-        error
-    }
 }
-
-/// What is said of a copy that is odd.
-pub(crate) const DIFFERENT: &str = "its content differs from that of the other nodes";
 
 impl Volume {
     /// Has every copy look at a region, through the log, and `told` called with what they found. It is dropped uncalled when
@@ -241,7 +274,7 @@ impl Volume {
         let shared = &self.shared;
         self.append_and(&Op::Verify { region }, |state, mark| {
             if let Some(leading) = state.leading.as_mut() {
-                leading.comparisons.ask(mark.lsn, leading.followers.keys().cloned(), told);
+                leading.comparisons.ask(mark.lsn, region, leading.followers.keys().cloned(), told);
             }
             // Nothing is applied before it is acknowledged, and nothing acknowledged before somebody waits.
             shared.wait_for(state, mark.lsn, Box::new(|_| ()));
@@ -258,28 +291,37 @@ impl Volume {
         tell_all(answered);
     }
 
+    /// Writes into every copy what the majority has in a region, if this copy has it: `lsn` is the end of the entry that asked,
+    /// `right` the hash that the majority has found. False: it has changed meanwhile, or this copy has it not.
+    ///
+    /// # Errors
+    /// [`VolumeError::Closed`]; the disk's.
+    pub fn repair(&self, lsn: u64, right: u64) -> Result<bool, VolumeError> {
+        let shared = &self.shared;
+        // Nothing changes from here on, so what was looked at is what is there.
+        let one = shared.writing();
+        let watch = shared.state().leading.as_mut().and_then(|l| l.comparisons.differing.remove(&lsn));
+        let Some(Watch { region: Region::Content { ino, offset, len }, changed: false }) = watch else {
+            return Ok(false);
+        };
+        let size = self.look(|tree| tree.size(ino)).unwrap_or(0);
+        let there = size.saturating_sub(offset).min(len).min(LARGEST_REGION);
+        let mut content = vec![0; usize::try_from(there).unwrap_or(0)];
+        if shared.medium.read(Part::Object(ino), offset, &mut content).is_err() || xxh3_64(&content) != right {
+            return Ok(false);
+        }
+        self.append_holding(&one, &Op::Repair { ino, offset, data: content.into() }, |state, mark| {
+            if let Some(leading) = state.leading.as_mut() {
+                leading.changed.insert(ino, mark.lsn);
+            }
+            shared.wait_for(state, mark.lsn, Box::new(|_| ()));
+        })?;
+        Ok(true)
+    }
+
     /// What this copy has found since it was last asked, for the one that writes the log.
     pub(crate) fn take_found(&self) -> Vec<(u64, Found)> {
         std::mem::take(&mut self.shared.state().found)
-    }
-
-    /// Closes this copy, which differs from the others, for good: it has to be made anew.
-    pub fn condemn(&self) {
-        self.shared.condemn();
-    }
-
-    /// Lets a node that takes the log know that its copy differs from the others.
-    pub fn condemn_other(&self, node: &NodeName) {
-        let mut state = self.shared.state();
-        if let Some(leading) = state.leading.as_mut() {
-            leading.condemned.insert(node.clone());
-            self.shared.publish(&mut state);
-        }
-    }
-
-    /// Whether that node is to be told so now.
-    pub(crate) fn take_condemned(&self, node: &NodeName) -> bool {
-        self.shared.state().leading.as_mut().is_some_and(|l| l.condemned.remove(node))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use trine_protocol::{Epoch, NodeName, Position, SyncSetting};
@@ -11,11 +11,11 @@ use crate::apply::{Base, redo};
 use crate::checkpoint::Checkpoint;
 use crate::entry::{Mark, Span};
 use crate::journal::Journal;
-use crate::medium::{Folder, Medium, Part, read_note};
+use crate::medium::{Folder, Medium, Part};
 use crate::shared::{Shared, content_of, tell};
 use crate::sizes::Sizes;
 use crate::state::{Acked, Done, Grade, Leading, Progress, State};
-use crate::verify::{Comparisons, DIFFERENT, DIFFERS, tell_all};
+use crate::verify::{Comparisons, tell_all};
 use crate::{Ino, Lineage, Op, Room, Tree, VolumeError};
 
 /// How a volume is kept.
@@ -57,7 +57,7 @@ impl Volume {
         for number in medium.list(Folder::Segments).map_err(failed)? {
             medium.remove(Part::Segment(number)).map_err(failed)?;
         }
-        for note in crate::journal::NOTES.into_iter().chain([Part::Note(DIFFERS)]) {
+        for note in crate::journal::NOTES {
             medium.remove(note).map_err(failed)?;
         }
         for folder in [Folder::Segments, Folder::Notes] {
@@ -99,9 +99,6 @@ impl Volume {
     /// [`Volume::open`] without its threads: nothing happens by itself.
     pub(crate) fn open_still(medium: Arc<dyn Medium>, settings: Settings, sizes: Sizes) -> Result<Self, VolumeError> {
         let checkpoint = Checkpoint::read(&*medium)?.ok_or_else(|| VolumeError::Missing(medium.place()))?;
-        if read_note(&*medium, DIFFERS).ok().flatten().is_some() {
-            return Err(VolumeError::Damaged { place: medium.place(), lsn: checkpoint.at.lsn, what: DIFFERENT });
-        }
         let mut lineage = checkpoint.lineage.clone();
         let journal = Journal::open(medium.clone(), sizes, checkpoint.at, checkpoint.marks, |op, span| {
             follow_lineage(&mut lineage, op, span)
@@ -261,7 +258,6 @@ impl Volume {
             changed,
             followers: BTreeMap::new(),
             comparisons: Comparisons::default(),
-            condemned: BTreeSet::new(),
         });
         shared.publish(&mut state);
         drop((state, one));
@@ -290,8 +286,17 @@ impl Volume {
 
     /// Writes an operation that changes nothing, and does `then` before anybody can know of it.
     pub(crate) fn append_and(&self, op: &Op<'_>, then: impl FnOnce(&mut State, Mark)) -> Result<(), VolumeError> {
+        self.append_holding(&self.shared.writing(), op, then)
+    }
+
+    /// [`Volume::append_and`] for who holds [`Shared::writing`] already.
+    pub(crate) fn append_holding(
+        &self,
+        _one: &MutexGuard<'_, ()>,
+        op: &Op<'_>,
+        then: impl FnOnce(&mut State, Mark),
+    ) -> Result<(), VolumeError> {
         let shared = &self.shared;
-        let _one = shared.writing();
         let leads = |state: &State| state.leading.is_some() && !state.progress.closed;
         if !leads(&shared.state()) {
             return Err(VolumeError::Closed);
@@ -352,7 +357,6 @@ impl Volume {
         let mut state = self.shared.state();
         let Some(leading) = state.leading.as_mut().filter(|l| l.epoch == epoch) else { return };
         leading.followers.remove(node);
-        leading.condemned.remove(node);
         leading.comparisons.left(node);
         let answered = leading.comparisons.answered();
         drop(state);

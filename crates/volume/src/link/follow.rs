@@ -49,7 +49,7 @@ where
     match frame::parse(frame::read(&mut read, &mut buffer).await?)? {
         Frame::Welcome => welcomed(),
         Frame::Refused(refusal) => return Err(FollowError::Refused(refusal)),
-        Frame::Log(_) | Frame::Now { .. } | Frame::Condemned => return Err(strange("log before a welcome")),
+        Frame::Log(_) | Frame::Now { .. } => return Err(strange("log before a welcome")),
     }
     let mut taker = Taker { volume, log: Vec::new(), wanted: 0, acked: None };
     let mut progress = volume.progress();
@@ -113,7 +113,6 @@ impl Taker<'_> {
                 self.wanted = wanted;
                 self.volume.told(commit);
             }
-            Frame::Condemned => return Err(self.volume.shared.condemn().into()),
             Frame::Welcome | Frame::Refused(_) => return Err(strange("an answer that nobody asked for")),
         }
         let progress = *self.volume.progress().borrow();

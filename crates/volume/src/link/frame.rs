@@ -39,8 +39,6 @@ pub(super) enum Frame<'a> {
         /// Waited for.
         wanted: u64,
     },
-    /// The copy of the node that takes the log differs from the others.
-    Condemned,
 }
 
 /// Why a node does not get the log.

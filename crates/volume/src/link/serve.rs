@@ -123,9 +123,6 @@ async fn send(
             if !log.is_empty() {
                 frame::write(write, &Frame::Log(log.into())).await?;
             }
-            if volume.take_condemned(follower) {
-                frame::write(write, &Frame::Condemned).await?;
-            }
             if said != Some(news) {
                 frame::write(write, &Frame::Now { commit: news.0, wanted: news.1 }).await?;
             }

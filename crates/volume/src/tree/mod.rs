@@ -61,7 +61,7 @@ impl Tree {
     pub fn apply(&mut self, op: &Op<'_>) -> Result<Vec<Ino>, Errno> {
         match op {
             Op::Epoch { .. } => return Ok(self.drop_orphans()),
-            Op::Barrier | Op::Verify { .. } => {}
+            Op::Barrier | Op::Verify { .. } | Op::Repair { .. } => {}
             Op::Make { parent, name, ino, kind, mode, uid, gid, at } => {
                 self.make(*parent, name, *ino, kind, (*mode, *uid, *gid), *at)?;
             }

@@ -1,4 +1,4 @@
-//! Copies are compared; those that differ are found, and of no use from then on.
+//! Copies are compared; what differs is found, and made equal by what most of them have.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
@@ -7,8 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use trine_protocol::{Epoch, SyncSetting};
-use trine_volume::link::FollowError;
-use trine_volume::{Findings, Found, Ino, Region, Verdict, Volume, VolumeError};
+use trine_volume::{Findings, Found, Ino, Region, Store as _, Verdict, Volume};
 
 use crate::node::{Link, Node, PATIENCE, any};
 
@@ -38,12 +37,16 @@ async fn three() -> Three {
 }
 
 async fn compare(volume: &Volume, region: Region) -> Findings {
+    ask(volume, region).await.1
+}
+
+async fn ask(volume: &Volume, region: Region) -> (u64, Findings) {
     let (tell, told) = oneshot::channel();
     volume
         .verify(
             region,
-            Box::new(|findings| {
-                let _ = tell.send(findings);
+            Box::new(|lsn, findings| {
+                let _ = tell.send((lsn, findings));
             }),
         )
         .unwrap();
@@ -64,43 +67,76 @@ fn flip(node: &Node, file: Ino) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_differs_is_found_and_told() {
+async fn a_standby_that_differs_is_found_and_repaired() {
     let t = three().await;
     // Everything is applied by the time that this is answered.
     for region in [Region::Tree, part(t.file, 0), part(t.file, 1), part(t.file, 2), part(Ino(99), 0)] {
         let findings = compare(&t.a.volume, region).await;
         assert_eq!((findings.verdict(), findings.compared()), (Verdict::Equal, 3), "{region:?}: {findings:?}");
     }
+    let before = t.a.volume.look(|tree| tree.clone());
     flip(&t.c, t.file);
     assert_eq!(compare(&t.a.volume, part(t.file, 2)).await.verdict(), Verdict::Equal);
-    let findings = compare(&t.a.volume, part(t.file, 1)).await;
+    let (lsn, findings) = ask(&t.a.volume, part(t.file, 1)).await;
     let odd = [t.c.name.clone()].into();
     assert_eq!(findings.verdict(), Verdict::Odd { own: false, others: odd }, "{findings:?}");
-    t.a.volume.condemn_other(&t.c.name);
-    let ended = t.ac.end().await;
-    assert!(matches!(ended, FollowError::Volume(VolumeError::Damaged { .. })), "{ended}");
-    assert!(t.c.volume.is_broken());
-    // It is not forgotten with the process.
-    let again = t.c.try_restart().map(|n| n.volume);
-    assert!(matches!(again, Err(VolumeError::Damaged { .. })), "{again:?}");
-    // A new copy of it is one again.
-    t.a.volume.set_sync(&any(1, &[&t.b]));
-    t.a.sync().await.unwrap();
+    assert!(t.a.volume.repair(lsn, findings.right().unwrap()).unwrap());
+    assert!(!t.a.volume.repair(lsn, findings.right().unwrap()).unwrap(), "once is enough");
+    assert_eq!(compare(&t.a.volume, part(t.file, 1)).await.verdict(), Verdict::Equal);
+    assert_eq!(t.c.objects(), t.a.objects());
+    assert_eq!(t.a.volume.look(|tree| tree.clone()), before, "a repair shows in the files' attributes");
     t.ab.cut().await;
+    t.ac.cut().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_differs_finds_out_itself() {
+async fn what_has_changed_meanwhile_is_not_written_over() {
+    let t = three().await;
+    compare(&t.a.volume, part(t.file, 1)).await;
+    let differs = async || {
+        let (lsn, findings) = ask(&t.a.volume, part(t.file, 1)).await;
+        (lsn, findings.right().unwrap())
+    };
+    flip(&t.c, t.file);
+    let (lsn, right) = differs().await;
+    t.a.write(t.file, MIB + 5, b"new").unwrap();
+    assert!(!t.a.volume.repair(lsn, right).unwrap(), "an old content is written over a new one");
+    // Beside it anything may change.
+    let (lsn, right) = differs().await;
+    t.a.write(t.file, 2 * MIB, b"new").unwrap();
+    assert!(t.a.volume.repair(lsn, right).unwrap());
+    assert_eq!(compare(&t.a.volume, part(t.file, 1)).await.verdict(), Verdict::Equal);
+    assert_eq!(&t.a.read(t.file, 3 << 20)[(1 << 20) + 5..][..3], b"new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_differs_finds_out_and_spreads_nothing() {
     let t = three().await;
     compare(&t.a.volume, part(t.file, 1)).await;
     flip(&t.a, t.file);
-    let findings = compare(&t.a.volume, part(t.file, 1)).await;
+    let (lsn, findings) = ask(&t.a.volume, part(t.file, 1)).await;
     assert_eq!(findings.verdict(), Verdict::Odd { own: true, others: [].into() }, "{findings:?}");
-    t.a.volume.condemn();
-    assert!(t.a.volume.is_broken() && t.a.sync().await.is_err());
-    let again = t.a.try_restart().map(|n| n.volume);
-    assert!(matches!(again, Err(VolumeError::Damaged { .. })), "{again:?}");
-    drop((t.ab, t.ac));
+    assert!(!t.a.volume.repair(lsn, findings.right().unwrap()).unwrap(), "it has nothing to repair with");
+    // Another one leads, and has it.
+    let end = t.a.volume.log_end().lsn;
+    t.ab.cut().await;
+    t.ac.cut().await;
+    t.b.until(|p| p.end == end).await;
+    // With a checkpoint: else the log is applied once more, and the damage with it is gone.
+    t.a.volume.finish();
+    let a = t.a.restart();
+    t.b.volume.lead(Epoch(3)).unwrap();
+    t.b.volume.set_sync(&any(1, &[&a, &t.c]));
+    let (ba, bc) = (a.follow(&t.b, Epoch(3)), t.c.follow(&t.b, Epoch(3)));
+    a.until(|p| p.end > end).await;
+    t.c.until(|p| p.end > end).await;
+    let (lsn, findings) = ask(&t.b.volume, part(t.file, 1)).await;
+    let odd = [a.name.clone()].into();
+    assert_eq!(findings.verdict(), Verdict::Odd { own: false, others: odd }, "{findings:?}");
+    assert!(t.b.volume.repair(lsn, findings.right().unwrap()).unwrap());
+    assert_eq!(compare(&t.b.volume, part(t.file, 1)).await.verdict(), Verdict::Equal);
+    ba.cut().await;
+    bc.cut().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +153,7 @@ async fn one_that_has_left_is_not_waited_for() {
     assert_eq!(compare(&t.a.volume, part(t.file, 1)).await.compared(), 1);
     let (tell, told) = oneshot::channel::<Findings>();
     t.a.volume.set_sync(&SyncSetting::Wait);
-    t.a.volume.verify(part(t.file, 1), Box::new(|f| drop(tell.send(f)))).unwrap();
+    t.a.volume.verify(part(t.file, 1), Box::new(|_, f| drop(tell.send(f)))).unwrap();
     t.a.volume.close("the test is over");
     let gone = timeout(Duration::from_secs(20), told).await.expect("who asked is not told that nobody will answer");
     assert!(gone.is_err());

@@ -141,6 +141,7 @@ fn name(op: &Op<'_>) -> &'static str {
         Op::Epoch { .. } => "epoch",
         Op::Barrier => "barrier",
         Op::Verify { .. } => "verify",
+        Op::Repair { .. } => "repair",
         Op::Make { .. } => "make",
         Op::Link { .. } => "link",
         Op::Unlink { .. } => "unlink",
