@@ -37,6 +37,7 @@ use crate::reporter::{keep_looking, keep_reporting};
 use crate::routes::{Routes, keep_routes};
 use crate::service::NodeService;
 use crate::serving::Serving;
+use crate::verify::keep_verifying;
 
 /// How long a database may take to end when the agent is told to.
 const STOP: Duration = Duration::from_secs(30);
@@ -127,6 +128,7 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
                 dir: config.dir.clone(),
                 spec,
                 settings: settings.unwrap_or_default(),
+                verify_every: config.volume.as_ref().and_then(|v| v.verify_every),
                 guard: GuardCommand { program, args: vec!["guard".to_owned()] },
                 identity: identity_of(&config.cluster_id),
             };
@@ -200,6 +202,8 @@ pub async fn start(
         digest: watch::channel(Digest::default()).0,
         known: Mutex::default(),
         progress: watch::channel(trine_engine::Progress::default()).0,
+        verification: watch::channel(None).0,
+        verify: Notify::new(),
         restart: watch::channel(None).0,
         look: Notify::new(),
         tell: Notify::new(),
@@ -232,6 +236,7 @@ pub async fn start(
     task("reporting", Box::pin(keep_reporting(node.clone())));
     task("controller", Box::pin(keep_controlling(node.clone())));
     task("routes", Box::pin(keep_routes(node.clone())));
+    task("verifying", Box::pin(keep_verifying(node.clone())));
     tracing::info!(node = %node.me(), version = env!("CARGO_PKG_VERSION"), "the agent runs");
 
     let mut standing = node.consensus.standing();

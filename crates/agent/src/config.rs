@@ -151,6 +151,11 @@ pub struct VolumeConfig {
     pub grade: Grade,
     /// How many bytes of the log are kept for peers that return. 1 GiB by default.
     pub journal_bytes: u64,
+    /// How long after one comparison of the copies' content the next one begins; `None`: only when a person asks. A week by
+    /// default.
+    pub verify_every: Option<Duration>,
+    /// How many bytes a second are compared at most, unless a person asks. 16 MiB by default.
+    pub verify_pace: u64,
 }
 
 /// When a peer acknowledges what the database wants to be durable.

@@ -72,6 +72,7 @@ impl Control for NodeControl {
             Request::Pause { reason } => return change(node, Change::Pause { reason }).await.map(|_| taken(None)),
             Request::Resume => return change(node, Change::Resume).await.map(|_| taken(None)),
             Request::Replace { node } => return self.replace(&state, node).await,
+            Request::Verify => return crate::verify::ask(node).await,
             Request::EndDatabase { node: whose } => return crate::drill::end_database(node, &whose).await,
             Request::AcceptDataLoss { node: to, confirm } => return crate::loss::accept(node, to, confirm).await,
         };
@@ -287,6 +288,7 @@ fn unreachable(node: &Node, member: &Member) -> NodeStatus {
         sync: false,
         writable: false,
         progress: None,
+        verification: None,
         problem: Some("nobody hears from its agent".to_owned()),
         agent_version: None,
     }

@@ -37,6 +37,7 @@ mod seed;
 mod service;
 mod serving;
 mod switchover;
+mod verify;
 
 pub use agent::{Machine, database, engine, run, start};
 pub use config::{

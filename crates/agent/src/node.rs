@@ -60,6 +60,10 @@ pub(crate) struct Node {
     pub(crate) known: Mutex<Known>,
     /// Where the copy under way stands.
     pub(crate) progress: watch::Sender<Progress>,
+    /// The latest comparison of the copies' content that this node has led.
+    pub(crate) verification: watch::Sender<Option<trine_api::Verification>>,
+    /// Compare the copies' content now.
+    pub(crate) verify: Notify,
     /// The agent has to start anew.
     pub(crate) restart: watch::Sender<Option<Restart>>,
     /// Look at the database now.

@@ -234,6 +234,7 @@ fn status(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) -> Nod
         sync: false,
         writable: false,
         progress,
+        verification: node.verification.borrow().clone().filter(|_| role == Role::Primary),
         problem: doing.problem.as_ref().or(doing.failed.as_ref().map(|(_, why)| why)).map(|why| plain(why)),
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
     }

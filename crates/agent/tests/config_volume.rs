@@ -1,6 +1,8 @@
 //! What a person may write about a database that trine does not know.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+use std::time::Duration;
+
 use std::path::Path;
 
 use trine_agent::{Config, ConfigError, EngineKind, Grade};
@@ -26,6 +28,7 @@ fn a_preset_alone_is_enough() {
     assert_eq!(c.engine.kind.as_str(), "volume");
     let volume = c.volume.as_ref().unwrap();
     assert_eq!((volume.grade, volume.journal_bytes), (Grade::Disk, 1 << 30));
+    assert_eq!((volume.verify_every, volume.verify_pace), (Some(Duration::from_secs(7 * 24 * 3600)), 16 << 20));
     assert_eq!(volume.preset.as_deref(), Some("redis"));
     assert_eq!(c.database_user(), Some("redis"));
     assert_eq!(c.sync.acks, 0, "a cluster of one");
@@ -37,6 +40,9 @@ fn a_command_alone_is_enough() {
     let volume = c.volume.as_ref().unwrap();
     assert_eq!((volume.grade, volume.journal_bytes), (Grade::Memory, 64 << 20));
     assert_eq!(c.database_user(), None);
+    let c = parse("", "[database]\ncommand = \"mydb\"\n[volume]\nverify_every_h = 0\nverify_mb_s = 1").unwrap();
+    let volume = c.volume.as_ref().unwrap();
+    assert_eq!((volume.verify_every, volume.verify_pace), (None, 1 << 20));
     let at = ["10.0.0.1:6432".parse().unwrap()];
     assert_eq!(volume.database.uris(&at, "app", "x"), ["tcp://10.0.0.1:6432"]);
 }

@@ -22,5 +22,5 @@ pub use control::Control;
 pub use server::{Server, ServerConfig, tls_unless_loopback};
 pub use types::{
     Accepted, Endpoints, EventView, Events, Health, LossEstimate, NodeState, NodeStatus, Progress, Refused,
-    RefusedCode, Request, RequestState, RequestStatus, Role, Status, SyncStatus, Uris,
+    RefusedCode, Request, RequestState, RequestStatus, Role, Status, SyncStatus, Uris, Verification,
 };

@@ -141,6 +141,9 @@ pub struct NodeStatus {
     /// A clone or rebuild under way.
     #[serde(default)]
     pub progress: Option<Progress>,
+    /// The latest comparison of the copies' content, on the primary that has led it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     /// Why it is not running, in one sentence.
     #[serde(default)]
     pub problem: Option<String>,
@@ -151,6 +154,30 @@ pub struct NodeStatus {
 
 fn yes() -> bool {
     true
+}
+
+/// A comparison of the copies' content with each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Its number, on the agent that leads it, from 1.
+    pub number: u64,
+    /// It is under way.
+    pub running: bool,
+    /// Bytes of content that were compared.
+    pub done_bytes: u64,
+    /// Of so many.
+    pub total_bytes: u64,
+    /// The fewest copies that were compared of any part.
+    pub copies: usize,
+    /// What differs, or did, and what became of it: one sentence each.
+    #[serde(default)]
+    pub differences: Vec<String>,
+    /// Of these, so many could not be repaired by this comparison.
+    #[serde(default)]
+    pub unrepaired: usize,
+    /// Why it did not come to its end.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// What a node's database is.
@@ -348,6 +375,8 @@ pub enum Request {
         /// Which node.
         node: NodeName,
     },
+    /// Compare the content of all copies with each other, and repair what differs.
+    Verify,
     /// Kill the node's database, for a drill: refused unless the cluster is healthy and can do without it.
     EndDatabase {
         /// Which node.

@@ -52,6 +52,9 @@ pub(crate) enum Command {
     /// Care for one node
     #[command(subcommand)]
     Node(Node),
+    /// Care for a replicated volume
+    #[command(subcommand)]
+    Volume(Volume),
     /// Show the version
     Version,
 }
@@ -307,6 +310,31 @@ pub(crate) enum Node {
     Rebuild(OneNode),
     /// Let a node join anew under a new identity, after its state was lost or corrupted
     Replace(OneNode),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Volume {
+    /// Compare the content of all copies with each other, and repair what differs
+    #[command(long_about = VERIFY)]
+    Verify(Verify),
+}
+
+const VERIFY: &str = "Compare the content of all copies with each other, and repair what differs.
+
+Every copy reads its files from its disk and hashes them, each part at the same place in the log, so writes may go on. What differs \
+on one copy is written over with what the others have. If it is the primary's copy that differs, another node takes over and \
+repairs it. The same is done by itself once a week (volume.verify_every_h).
+
+Ends with 0 when all copies are equal (again); with 1 when something could not be repaired, or the comparison did not come to \
+its end. Ctrl-C ends the waiting, not the comparison.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// How long to wait until it is done, in seconds
+    #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Debug, Args)]

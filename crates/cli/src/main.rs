@@ -14,13 +14,14 @@ mod print;
 mod progress;
 mod settings;
 mod status;
+mod volume;
 mod wait;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, Local, Node};
+use args::{Cli, Command, Local, Node, Volume};
 use failure::{Done, Failure};
 
 fn main() -> ExitCode {
@@ -74,6 +75,7 @@ async fn talk(command: Command) -> Done {
         Command::Failover(args) => ask::failover(&args).await,
         Command::Switchover(args) => ask::switchover(&args).await,
         Command::Drill(args) => drill::drill(&args).await,
+        Command::Volume(Volume::Verify(args)) => volume::verify(&args).await,
         Command::Pause(args) => ask::pause(&args).await,
         Command::Resume(args) => ask::resume(&args).await,
         Command::Node(Node::Rebuild(args)) => ask::rebuild(&args).await,

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use trine_api::{
-    Accepted, Control, EventView, LossEstimate, Refused, Request, RequestState, RequestStatus, Server, ServerConfig,
-    Status, Uris, api_url,
+    Accepted, Control, EventView, LossEstimate, Refused, Request, RequestState, RequestStatus, Role, Server,
+    ServerConfig, Status, Uris, Verification, api_url,
 };
 use trine_platform::{Network, TcpNetwork};
 
@@ -23,6 +23,8 @@ struct Made {
     /// What becomes of a request.
     outcome: Option<(RequestState, &'static str)>,
     refuse: Option<Refused>,
+    /// What a comparison of the copies comes to.
+    seen: Option<Verification>,
     /// Nobody can be elected.
     stuck: bool,
 }
@@ -100,6 +102,10 @@ impl Control for Made {
                 status.primary = Some(to.unwrap_or_else(|| "n2".parse().unwrap()));
                 let epoch = status.epoch;
                 status.nodes.iter_mut().for_each(|n| n.data_epoch = Some(epoch));
+            }
+            Request::Verify => {
+                let seen = self.seen.clone();
+                status.nodes.iter_mut().filter(|n| n.role == Role::Primary).for_each(|n| n.verification = seen.clone());
             }
             Request::Rebuild { .. } | Request::Replace { .. } | Request::EndDatabase { .. } => {}
         }
@@ -217,6 +223,30 @@ fn refusals_are_told_with_their_exit_code() {
     let (got, _, err) = api.says(&["failover"]);
     assert_eq!(got, Some(3));
     assert!(err.contains("n1 and n2 are missing") && err.contains("--accept-data-loss"), "{err}");
+}
+
+#[test]
+fn what_a_comparison_has_found() {
+    let seen =
+        Verification { number: 1, done_bytes: 2_600_000, total_bytes: 2_600_000, copies: 3, ..Verification::default() };
+    let says = |seen: &Verification| {
+        let (code, out, err) =
+            Api::of(Made { seen: Some(seen.clone()), ..Made::default() }).says(&["volume", "verify"]);
+        (code, out, err)
+    };
+    let (code, out, _) = says(&seen);
+    assert_eq!((code, out.trim()), (Some(0), "3 copies of 2.6 MB are equal"));
+    let repaired = Verification { differences: vec!["a differed on n2".into()], ..seen.clone() };
+    let (code, out, _) = says(&repaired);
+    assert_eq!((code, out.trim()), (Some(0), "a differed on n2\n3 copies of 2.6 MB are equal again"));
+    let (code, out, err) = says(&Verification { unrepaired: 1, ..repaired });
+    assert_eq!((code, out.trim()), (Some(1), "a differed on n2"));
+    assert!(err.contains("1 differences are not repaired"), "{err}");
+    let (code, out, err) = says(&Verification { problem: Some("the volume is closed".into()), ..seen.clone() });
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(err.contains("the volume is closed"), "{err}");
+    let (_, out, _) = says(&Verification { copies: 1, ..seen });
+    assert!(out.contains("no other copy"), "{out}");
 }
 
 #[test]

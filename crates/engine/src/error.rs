@@ -58,6 +58,14 @@ pub enum EngineError {
         /// What it must be.
         needed: Role,
     },
+    /// Not with this engine.
+    #[error("can't {operation} a cluster of {kind}: the database has its own means")]
+    NotOffered {
+        /// What was asked.
+        operation: &'static str,
+        /// Of which engine.
+        kind: &'static str,
+    },
     /// It did not start.
     #[error("the database did not start: {why}{}{log}", if log.is_empty() { "" } else { "\n" })]
     StartFailed {

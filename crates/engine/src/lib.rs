@@ -14,6 +14,7 @@ mod inspection;
 mod neighbours;
 pub mod postgres;
 mod threads;
+mod verification;
 pub mod volume;
 
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ pub use error::EngineError;
 pub use history::{Fork, History};
 pub use inspection::{DataCopy, Inspection, Process, Role, StandbySeen};
 pub use neighbours::{Ask, Neighbours};
+pub use verification::{Difference, Remedy, Verification};
 
 /// A database under the agent's control.
 ///
@@ -189,6 +191,22 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Why the database ended that ran last, or did not start, as far as that is known.
     fn last_words(&self) -> Option<String> {
         None
+    }
+
+    /// On a primary: is it time to compare the copies' content with each other?
+    async fn is_verification_due(&self) -> bool {
+        false
+    }
+
+    /// On a primary that keeps the copies equal itself: compares all of their content, at most `pace` bytes a second, and
+    /// repairs what differs where most copies agree. `seen` is told how far it is. Costs no availability.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOffered`]: the database has its own means; [`EngineError::NotRunning`], [`EngineError::WrongRole`];
+    /// it was stopped in the middle.
+    async fn verify(&self, pace: Option<u64>, seen: &watch::Sender<Verification>) -> Result<(), EngineError> {
+        let _ = (pace, seen);
+        Err(EngineError::NotOffered { operation: "compare the copies of", kind: self.kind() })
     }
 
     /// Opens a client's connection to the database on this node, for the endpoints.

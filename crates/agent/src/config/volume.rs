@@ -1,5 +1,7 @@
 //! What belongs to a database that trine does not know: `preset`, `[database]`, `[volume]`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use toml::Spanned;
 use trine_engine::volume::{Database, DatabaseTable, PRESETS, Part, Wrong, preset};
@@ -12,6 +14,8 @@ use super::{ConfigError, Grade, VolumeConfig};
 pub(super) struct VolumeTable {
     grade: Option<Grade>,
     journal_mb: Option<Spanned<i64>>,
+    verify_every_h: Option<Spanned<i64>>,
+    verify_mb_s: Option<Spanned<i64>>,
 }
 
 impl Check<'_> {
@@ -63,11 +67,16 @@ impl Check<'_> {
         let table = volume.map_or(&default, Spanned::get_ref);
         let journal_mb: u64 =
             self.number(table.journal_mb.as_ref(), "volume.journal_mb", 1024, 16..=1_048_576, " (MiB)")?;
+        let every: u64 =
+            self.number(table.verify_every_h.as_ref(), "volume.verify_every_h", 168, 0..=87_600, " (hours; 0: never)")?;
+        let pace: u64 = self.number(table.verify_mb_s.as_ref(), "volume.verify_mb_s", 16, 1..=100_000, " (MiB/s)")?;
         Ok(Some(VolumeConfig {
             preset: named.map(|n| n.get_ref().clone()),
             database: self.database(kind, named, database)?,
             grade: table.grade.unwrap_or_default(),
             journal_bytes: journal_mb << 20,
+            verify_every: (every > 0).then(|| Duration::from_secs(every * 3600)),
+            verify_pace: pace << 20,
         }))
     }
 

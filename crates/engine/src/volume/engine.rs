@@ -17,12 +17,12 @@ use trine_volume::{Disk, Mark, Medium, Settings, Stamp, Tree, Volume, VolumeErro
 use super::following::{Flow, Following};
 use super::paths::Paths;
 use super::serving::{Serving, Up};
-use super::{DatabaseSpec, Instance};
+use super::{DatabaseSpec, Instance, verifying};
 use crate::guard::{GuardCommand, blocking};
 use crate::threads::Threads;
 use crate::{
     Adopted, Ask, CopyId, DataCopy, Engine, EngineError, Followed, Fork, History, Inspection, Neighbours, Process,
-    Progress, Role, StandbySeen, SyncSetting, Upstream,
+    Progress, Role, StandbySeen, SyncSetting, Upstream, Verification,
 };
 
 /// A new follower is waited for so long before the caller may look again.
@@ -45,6 +45,8 @@ pub struct VolumeConfig {
     pub spec: DatabaseSpec,
     /// How the volume is kept.
     pub settings: Settings,
+    /// How long after one comparison of the copies the next is due; `None`: never.
+    pub verify_every: Option<Duration>,
     /// How a guard is started.
     pub guard: GuardCommand,
     /// A number that no other cluster's volume has: what the first copy is called.
@@ -786,6 +788,26 @@ impl Engine for VolumeEngine {
 
     fn last_words(&self) -> Option<String> {
         self.inner.opened().words.clone()
+    }
+
+    async fn is_verification_due(&self) -> bool {
+        let Some(every) = self.inner.config.verify_every else { return false };
+        let (Some(volume), Some(_)) = self.inner.what_is_open() else { return false };
+        let now = self.inner.clock.wall();
+        self.run(|_| blocking(move || verifying::is_due(&volume, every, now))).await
+    }
+
+    async fn verify(&self, pace: Option<u64>, seen: &watch::Sender<Verification>) -> Result<(), EngineError> {
+        let seen = seen.clone();
+        let work = |this: Arc<Inner>| async move {
+            let volume = this.volume()?;
+            if volume.leading().is_none() {
+                let (found, needed) = (Role::Standby, Role::Primary);
+                return Err(EngineError::WrongRole { operation: "compare the copies", found, needed });
+            }
+            verifying::verify(&this.config.me, &volume, pace, this.clock.wall(), &seen).await
+        };
+        self.run(work).await
     }
 
     async fn connect(&self) -> std::io::Result<BoxStream> {

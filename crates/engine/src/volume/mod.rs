@@ -12,6 +12,7 @@
 //! | `container/` | what is different in a container |
 //! | `engine.rs` | the [`crate::Engine`]: the volume's copy, and the database where it is the primary's |
 //! | `following.rs`, `serving.rs` | a standby's side, and the primary's |
+//! | `verifying.rs` | the copies compared with each other, by the primary |
 //! | `paths.rs` | the folders |
 //! | `process.rs` | its processes: started under a guard, asked, stopped |
 
@@ -28,6 +29,7 @@ mod serving;
 mod spec;
 mod table;
 mod template;
+mod verifying;
 
 pub use checks::CheckError;
 pub use container::{ContainerError, ContainerSpec, end_containers};
