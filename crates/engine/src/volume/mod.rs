@@ -11,6 +11,8 @@
 //! | `checks.rs` | does it answer? |
 //! | `container/` | what is different in a container |
 //! | `engine.rs` | the [`crate::Engine`]: the volume's copy, and the database where it is the primary's |
+//! | `site.rs` | its state: what is open, and how it is opened, sealed and taken down |
+//! | `leading.rs`, `standby.rs`, `look.rs` | what it does as a primary, as a standby; what can be seen of it |
 //! | `following.rs`, `serving.rs` | a standby's side, and the primary's |
 //! | `verifying.rs` | the copies compared with each other, by the primary |
 //! | `paths.rs` | the folders |
@@ -20,13 +22,17 @@ mod checks;
 mod container;
 mod engine;
 mod following;
+mod leading;
+mod look;
 mod paths;
 mod preset;
 mod process;
 mod program;
 mod run;
 mod serving;
+mod site;
 mod spec;
+mod standby;
 mod table;
 mod template;
 mod verifying;

@@ -1,0 +1,65 @@
+//! What can be seen of the engine, without waiting for anything.
+
+use std::time::Duration;
+
+use trine_protocol::NodeName;
+
+use super::following::Flow;
+use super::site::Inner;
+use crate::{CopyId, DataCopy, Inspection, Process, Role, StandbySeen};
+
+impl Inner {
+    pub(super) fn look(&self) -> Inspection {
+        let open = self.opened();
+        let process = *self.process.borrow();
+        let copy = match &open.volume {
+            Some(volume) if volume.is_broken() => DataCopy::Incomplete(volume.closed().unwrap_or_default()),
+            _ => open.copy.clone(),
+        };
+        let mut seen = Inspection::of(copy, process);
+        if let Some((guard, database)) = self.instance.pids() {
+            (seen.guard_pid, seen.database_pid) = (Some(guard), Some(database));
+        }
+        if let Some(since) = open.silent {
+            seen.silent = self.clock.now().since(since);
+            seen.process = Process::Hung;
+        }
+        let Some(volume) = &open.volume else { return seen };
+        let now = *volume.progress().borrow();
+        let position = volume.position();
+        seen.identity = Some(CopyId(volume.identity()));
+        seen.timeline = Some(position.epoch.0);
+        seen.position = Some(position);
+        if volume.leading().is_some() {
+            seen.role = Some(Role::Primary);
+            seen.rewind_ready = true;
+            let standby = |(name, acked): (NodeName, trine_volume::Acked)| {
+                let seen = StandbySeen {
+                    streaming: true,
+                    flushed: Some(acked.durable),
+                    replayed: Some(acked.durable),
+                    replay_lag: None,
+                };
+                (name, seen)
+            };
+            seen.standbys = volume.followers().into_iter().map(standby).collect();
+            return seen;
+        }
+        seen.role = Some(Role::Standby);
+        seen.received = Some(now.end);
+        // A standby's log is all that counts; what is not in the files yet gets there when it leads.
+        seen.replayed = Some(now.end);
+        if let Some((node, flow)) = &open.follows {
+            seen.following = Some(node.clone());
+            match &*flow.borrow() {
+                Flow::Streaming => {
+                    seen.streaming = true;
+                    seen.lag = Some(Duration::ZERO);
+                }
+                Flow::Connecting(why) => seen.receiver_error.clone_from(why),
+                Flow::Parted | Flow::TooFar(_) => {}
+            }
+        }
+        seen
+    }
+}
