@@ -20,7 +20,7 @@ use trine_transport::{Identity, Peers, Server};
 use trine_volume::Settings;
 
 use crate::bureau::{Bureau, keep_controlling};
-use crate::config::{Config, EngineKind, Grade, SECRETS_FILE, Secrets};
+use crate::config::{Config, EngineKind, SECRETS_FILE, Secrets};
 use crate::control::NodeControl;
 use crate::desk::Desk;
 use crate::dial::{NodeDialer, wire};
@@ -116,13 +116,7 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
             let missing = || trine_engine::EngineError::Config("no [database] and no preset is set".to_owned());
             // What can be known of the database is known first: programs, the user, paths.
             let spec = database(config, secrets)?.ok_or_else(missing)?;
-            let settings = config.volume.as_ref().map(|v| Settings {
-                grade: match v.grade {
-                    Grade::Disk => trine_volume::Grade::Disk,
-                    Grade::Memory => trine_volume::Grade::Memory,
-                },
-                retain: v.journal_bytes,
-            });
+            let settings = config.volume.as_ref().map(|v| Settings { grade: v.grade, retain: v.journal_bytes });
             let volume = VolumeConfig {
                 me: config.node.clone(),
                 dir: config.dir.clone(),
@@ -130,18 +124,11 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
                 settings: settings.unwrap_or_default(),
                 verify_every: config.volume.as_ref().and_then(|v| v.verify_every),
                 guard: GuardCommand { program, args: vec!["guard".to_owned()] },
-                identity: identity_of(&config.cluster_id),
+                identity: trine_volume::identity_of(&config.cluster_id),
             };
             Ok(Arc::new(VolumeEngine::open(volume, clock)?))
         }
     }
-}
-
-/// A number for the volume of a cluster: a part of its own, which is random.
-fn identity_of(cluster: &str) -> u64 {
-    cluster
-        .bytes()
-        .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
 }
 
 /// The database of a node with [`EngineKind::Volume`], resolved on this machine. Starts nothing.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trine_engine::volume::Database;
 use trine_protocol::NodeName;
+pub use trine_volume::Grade;
 
 pub use trine_protocol::Durability;
 
@@ -156,17 +157,6 @@ pub struct VolumeConfig {
     pub verify_every: Option<Duration>,
     /// How many bytes a second are compared at most, unless a person asks. 16 MiB by default.
     pub verify_pace: u64,
-}
-
-/// When a peer acknowledges what the database wants to be durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Grade {
-    /// Once it is on its disk. The default.
-    #[default]
-    Disk,
-    /// Once it has received it: faster; lost when power fails in both zones at once.
-    Memory,
 }
 
 /// When a commit is acknowledged.

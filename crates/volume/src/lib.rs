@@ -40,4 +40,4 @@ pub use tree::{
     Broken, Directory, Inode, LARGEST_FILE, LARGEST_XATTR, LONGEST_NAME, LONGEST_TARGET, MOST_LINKS, Text, Tree, What,
 };
 pub use verify::{Findings, Found, LARGEST_REGION, Verdict};
-pub use volume::{Settings, Volume};
+pub use volume::{Settings, Volume, identity_of};

@@ -9,13 +9,14 @@ use trine_protocol::{Epoch, NodeName, SyncSetting};
 use crate::verify::{Comparisons, Found};
 use crate::{Ino, Lineage, Room, Tree};
 
-/// When a node that takes the log counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// When a node that takes the log counts for what the database wants to be durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Grade {
     /// Once it has it on its disk.
     #[default]
     Disk,
-    /// Once it has received it.
+    /// Once it has received it: faster; lost when power fails in both zones at once.
     Memory,
 }
 

@@ -43,6 +43,12 @@ pub struct Volume {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// A number for the volume of a cluster, of the cluster's own number.
+#[must_use]
+pub fn identity_of(cluster: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(cluster.as_bytes())
+}
+
 impl Volume {
     /// Makes an empty volume: the first copy there is.
     ///
