@@ -12,6 +12,7 @@
 mod commits;
 mod faults;
 mod idle;
+mod lost;
 mod machine;
 mod plain;
 mod probe;

@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use trine_tests::{now_ns, postgres, wait_until};
 
+use crate::lost;
 use crate::machine::seconds;
 use crate::results::{Results, Section};
 use crate::statistics::Spread;
@@ -19,6 +20,9 @@ use crate::statistics::Spread;
 /// Where the plain database listens: not where a node of a local cluster does.
 const PLAIN: &str = "127.0.0.9";
 const PORT: u16 = 6590;
+
+/// A long lease: what is measured is no failover.
+const LONG: &str = "timing.lease_ms=10000";
 
 /// The write test: so many pages of 4 KiB, over a file of 1 GiB.
 const PAGES: u64 = 5000;
@@ -29,6 +33,9 @@ pub(crate) struct Arguments {
     /// Rounds: in each, every way is measured once, one after the other.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// How often the primary's node is killed.
+    #[arg(long, default_value_t = 10)]
+    losses: usize,
     /// Length of one measurement of PostgreSQL.
     #[arg(long, default_value_t = 10)]
     seconds: u32,
@@ -39,7 +46,7 @@ pub(crate) struct Arguments {
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self { rounds: 5, seconds: 10, dir: "/var/tmp/trine-bench-volume".into() }
+        Self { rounds: 5, losses: 10, seconds: 10, dir: "/var/tmp/trine-bench-volume".into() }
     }
 }
 
@@ -51,27 +58,28 @@ fn run(command: &mut Command) -> Result<String> {
 }
 
 /// A local cluster on the loopback, removed when dropped.
-struct Local {
+pub(crate) struct Local {
     trine: PathBuf,
     dir: PathBuf,
     password: String,
 }
 
 impl Local {
-    fn up(dir: &Path, preset: &str) -> Result<Self> {
+    fn up(dir: &Path, preset: &str, settings: &[&str]) -> Result<Self> {
         let trine = std::env::current_exe()?.with_file_name("trine");
         let dir = dir.join(preset);
         let mut this = Self { trine, dir, password: String::new() };
         let preset = format!("preset={preset}");
-        // A long lease: what is measured is no failover.
-        this.run(&["local", "up", "--engine", "volume", "--set", &preset, "--set", "timing.lease_ms=10000"])?;
+        let mut up = vec!["local", "up", "--engine", "volume", "--set", &preset];
+        settings.iter().for_each(|s| up.extend(["--set", s]));
+        this.run(&up)?;
         let secrets = fs::read_to_string(this.dir.join("n1/secrets.toml"))?;
         let line = secrets.lines().find_map(|l| l.strip_prefix("app_password = ")).context("no app_password")?;
         this.password = line.trim_matches('"').to_owned();
         Ok(this)
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
         run(Command::new(&self.trine).args(arguments).arg("--dir").arg(&self.dir))
     }
 
@@ -80,12 +88,16 @@ impl Local {
     }
 
     /// The primary's node: its name, where its database listens, its folder.
-    fn primary(&self) -> Result<(String, String, PathBuf)> {
+    pub(crate) fn primary(&self) -> Result<(String, String, PathBuf)> {
         let status = self.status()?;
         let name = status["primary"].as_str().context("no primary")?;
         let node = status["nodes"].as_array().into_iter().flatten().find(|n| n["name"] == name).context("no node")?;
         let address = node["address"].as_str().context("no address")?;
         Ok((name.to_owned(), address.to_owned(), self.dir.join(name)))
+    }
+
+    pub(crate) fn wait_healthy(&self) -> Result<()> {
+        wait_until("a healthy cluster", Duration::from_secs(60), || Ok(self.status()?["health"] == "healthy"))
     }
 
     /// How much log a standby has, in bytes, once all have the same.
@@ -188,7 +200,7 @@ impl Compared {
 }
 
 fn on_postgres(a: &Arguments) -> Result<Vec<Compared>> {
-    let local = Local::up(&a.dir, "postgres")?;
+    let local = Local::up(&a.dir, "postgres", &[LONG])?;
     let plain = plain_postgres(&a.dir, &local.password)?;
     let (_, address, _) = local.primary()?;
     for (at, port) in [(address.as_str(), 6500), (PLAIN, PORT)] {
@@ -227,7 +239,7 @@ fn sets(text: &str) -> Result<f64> {
 }
 
 fn on_redis(a: &Arguments) -> Result<(Vec<Compared>, u64)> {
-    let local = Local::up(&a.dir, "redis")?;
+    let local = Local::up(&a.dir, "redis", &[LONG])?;
     let (_, address, folder) = local.primary()?;
     let data = a.dir.join("plain-redis");
     fs::create_dir_all(&data)?;
@@ -284,6 +296,8 @@ pub(crate) fn run_all(a: &Arguments, results: &mut Results) -> Result<()> {
     let mut compared = on_postgres(a)?;
     let (more, sent) = on_redis(a)?;
     compared.extend(more);
+    let pauses = lost::node_lost(&Local::up(&a.dir, "redis", &[])?, a.losses)?;
+    let pause = Spread::of(&pauses).context("no node was lost")?;
     let (mut rows, mut data) = (Vec::new(), Vec::new());
     for one in &compared {
         let (row, value) = one.row()?;
@@ -300,15 +314,19 @@ pub(crate) fn run_all(a: &Arguments, results: &mut Results) -> Result<()> {
                 "The database on the replicated volume of a local cluster of three, reached directly, and the same on a plain \
                  directory of the same disk, one after the other in each of {} rounds; medians, and medians of each round's ratio. \
                  All three nodes and the load share this machine; a commit waits for this node's disk and another's. {written} of \
-                 random pages of 4 KiB over a file of 1 GiB sent {} of log to each of the two others (at most 25 MB wanted). {:.0} s \
-                 in all.",
+                 random pages of 4 KiB over a file of 1 GiB sent {} of log to each of the two others (at most 25 MB wanted). The \
+                 primary's node killed {} times under 4 writers, the start of Redis included: no write for {:.2} s in the median, \
+                 {:.2} s at most (2 s wanted). {:.0} s in all.",
                 a.rounds,
                 megabytes(sent),
+                pause.runs,
+                pause.median,
+                pause.most,
                 seconds(now_ns() - began)
             ),
             head: ["what", "volume /s", "plain /s", "ratio", "range", "aim"].map(str::to_owned).to_vec(),
             rows,
-            data: json!({"ways": data, "pages": PAGES * 4096, "sent": sent}),
+            data: json!({"ways": data, "pages": PAGES * 4096, "sent": sent, "node_lost": pause}),
         },
     )
 }
