@@ -67,11 +67,29 @@ impl Cluster {
         Ok(pid)
     }
 
-    /// The guard: the postmaster's parent.
+    /// The database's first process, of whichever engine.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn database(&self, node: &str) -> Result<u32> {
+        if !self.volume {
+            return self.postmaster(node);
+        }
+        let guard = self.guard(node)?;
+        let child = process::all().into_iter().find(|p| p.parent == guard && p.state != 'Z');
+        Ok(child.with_context(|| format!("{node} runs no database"))?.pid)
+    }
+
+    /// The guard: the database's parent.
     ///
     /// # Errors
     /// There is none.
     pub fn guard(&self, node: &str) -> Result<u32> {
+        if self.volume {
+            let named = format!(" guard {}", self.node(node).data().display());
+            let found = self.node(node).processes().into_iter().find(|p| p.title.ends_with(&named));
+            return Ok(found.with_context(|| format!("{node} has no guard"))?.pid);
+        }
         let postmaster = self.postmaster(node)?;
         let parent = process::all().into_iter().find(|p| p.pid == postmaster).map(|p| p.parent);
         let parent = parent.filter(|p| *p > 1).with_context(|| format!("{node}'s database has no guard"))?;

@@ -1,0 +1,125 @@
+//! The databases that can be tortured, and in what they differ.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::kind::{Kind, Role};
+use super::session::{Failure, Postgres, Redis, Session};
+use super::verify;
+use crate::checks;
+use crate::cluster::{Cluster, Options};
+use crate::disks::DiskKind;
+use crate::namespace;
+
+/// What is tortured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// PostgreSQL with its own replication.
+    #[default]
+    Postgres,
+    /// Redis with an append-only file, on a replicated volume.
+    Redis,
+}
+
+impl Engine {
+    /// Its name, as the command line has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// The cluster that is tortured: three nodes in networks of their own, each on a file system of its own.
+    #[must_use]
+    pub fn options(self) -> Options {
+        let disks = ["n1", "n2", "n3"].map(|n| (n, DiskKind::Freezable));
+        let options = Options { disks: disks.to_vec(), ..Options::network() };
+        match self {
+            Self::Postgres => options,
+            Self::Redis => options.volume("redis"),
+        }
+    }
+
+    /// Can this happen to a node of this role at all? On a volume only the primary runs a database, and the volume's log goes
+    /// the same way as what agents tell each other.
+    #[must_use]
+    pub fn strikes(self, kind: Kind, role: Role) -> bool {
+        let on_volume = self != Self::Postgres;
+        match kind {
+            Kind::ReplicationCut => !on_volume,
+            Kind::MountLost => on_volume && role == Role::Primary,
+            // Of Redis there are no others but for the moments of a rewrite.
+            Kind::ProcessKilled | Kind::ProcessFrozen => !on_volume,
+            Kind::DatabaseKilled | Kind::DatabaseFrozen | Kind::GuardKilled | Kind::GuardFrozen => {
+                !on_volume || role == Role::Primary
+            }
+            _ => true,
+        }
+    }
+
+    /// Makes what the clients need.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn prepare(self, cluster: &Cluster, registers: u32) -> Result<()> {
+        match self {
+            Self::Postgres => Postgres::prepare(cluster, registers),
+            Self::Redis => Ok(()),
+        }
+    }
+
+    /// Opens a session; each address of the DSN is tried for so long.
+    ///
+    /// # Errors
+    /// None takes it.
+    pub async fn open(self, dsn: &str, each: Duration) -> Result<Box<dyn Session>, Failure> {
+        match self {
+            Self::Postgres => Postgres::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Redis => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+        }
+        .map_err(|e| Failure::of_connecting(&e))
+    }
+
+    /// The list as it is now.
+    ///
+    /// # Errors
+    /// It can't be read, or is not as a list is.
+    pub async fn list(self, dsn: &str) -> Result<Vec<u64>> {
+        match self {
+            Self::Postgres => Postgres::list(dsn).await,
+            Self::Redis => Redis::list(dsn).await,
+        }
+    }
+
+    /// The database's own check of its data, when the copies are known to be equal; what it has found in order. On a volume the
+    /// cluster is dead by then, and each copy is checked alone.
+    ///
+    /// # Errors
+    /// What it finds.
+    pub fn verify(self, cluster: &Cluster) -> Result<String> {
+        match self {
+            Self::Postgres => checks::amcheck(cluster).map(|()| "pg_amcheck finds nothing".to_owned()),
+            Self::Redis => verify::each_copy(cluster, verify::redis),
+        }
+    }
+
+    /// The program and its version.
+    #[must_use]
+    pub fn version(self) -> String {
+        let run = |program: &std::path::Path| {
+            namespace::run(Command::new(program).arg("--version")).unwrap_or_default().trim().to_owned()
+        };
+        match self {
+            Self::Postgres => crate::postgres::bin_dir().map(|d| run(&d.join("postgres"))).unwrap_or_default(),
+            // `Redis server v=7.0.15 sha=…`
+            Self::Redis => run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned(),
+        }
+    }
+}

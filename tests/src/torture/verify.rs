@@ -1,0 +1,38 @@
+//! The databases' own checks, on the files of each copy of a volume.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cluster::Cluster;
+use crate::namespace;
+use crate::volume::copies;
+
+/// Takes the files out of each copy, and has them checked; what was found in order. The cluster must be dead.
+///
+/// # Errors
+/// What the check finds, and in whose copy.
+pub fn each_copy(cluster: &Cluster, check: fn(&Path) -> Result<String>) -> Result<String> {
+    let mut found = Vec::new();
+    for node in cluster.nodes() {
+        let files = cluster.dir().join("files").join(&node.name);
+        copies::take_out(&node.dir.join("volume"), &files).with_context(|| format!("the files of {}", node.name))?;
+        found.push(check(&files).with_context(|| format!("the copy of {}", node.name))?);
+        fs::remove_dir_all(&files)?;
+    }
+    ensure!(found.windows(2).all(|two| two[0] == two[1]), "the checks of the copies say different things: {found:?}");
+    found.pop().map(|what| format!("{what}, in each of the three copies")).context("no copy")
+}
+
+/// `redis-check-aof`, on the append-only file that the manifest names.
+///
+/// # Errors
+/// What it finds. What a crash can leave at the file's end, and Redis takes off when it starts, is none of that.
+pub fn redis(files: &Path) -> Result<String> {
+    let manifest = files.join("appendonlydir/appendonly.aof.manifest");
+    let said = namespace::run(Command::new("redis-check-aof").arg(&manifest))?;
+    ensure!(said.contains("All AOF files and manifest are valid"), "redis-check-aof: {said}");
+    Ok("redis-check-aof finds nothing".to_owned())
+}
