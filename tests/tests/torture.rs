@@ -38,6 +38,11 @@ fn redis_on_a_volume_loses_nothing() {
     torture(Engine::Redis, 1, 12, 10);
 }
 
+#[test]
+fn sqlite_on_a_volume_loses_nothing() {
+    torture(Engine::Sqlite, 1, 8, 7);
+}
+
 /// The check has teeth: a database that acknowledges what no standby has does lose it, and that is found.
 #[test]
 fn what_is_lost_is_found() {

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::kind::{Kind, Role};
-use super::session::{Failure, Postgres, Redis, Session};
+use super::session::{Failure, Postgres, Redis, Session, Sqlite};
 use super::verify;
 use crate::checks;
 use crate::cluster::{Cluster, Options};
@@ -24,6 +24,8 @@ pub enum Engine {
     Postgres,
     /// Redis with an append-only file, on a replicated volume.
     Redis,
+    /// SQLite behind the small server of its preset, on a replicated volume.
+    Sqlite,
 }
 
 impl Engine {
@@ -33,6 +35,7 @@ impl Engine {
         match self {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
+            Self::Sqlite => "sqlite",
         }
     }
 
@@ -43,7 +46,7 @@ impl Engine {
         let options = Options { disks: disks.to_vec(), ..Options::network() };
         match self {
             Self::Postgres => options,
-            Self::Redis => options.volume("redis"),
+            Self::Redis | Self::Sqlite => options.volume(self.name()),
         }
     }
 
@@ -55,7 +58,7 @@ impl Engine {
         match kind {
             Kind::ReplicationCut => !on_volume,
             Kind::MountLost => on_volume && role == Role::Primary,
-            // Of Redis there are no others but for the moments of a rewrite.
+            // Redis has another for the moments of a rewrite only, the others never.
             Kind::ProcessKilled | Kind::ProcessFrozen => !on_volume,
             Kind::DatabaseKilled | Kind::DatabaseFrozen | Kind::GuardKilled | Kind::GuardFrozen => {
                 !on_volume || role == Role::Primary
@@ -72,6 +75,7 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::prepare(cluster, registers),
             Self::Redis => Ok(()),
+            Self::Sqlite => Sqlite::prepare(cluster, registers),
         }
     }
 
@@ -83,6 +87,7 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Redis => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Sqlite => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
         }
         .map_err(|e| Failure::of_connecting(&e))
     }
@@ -95,6 +100,7 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::list(dsn).await,
             Self::Redis => Redis::list(dsn).await,
+            Self::Sqlite => Sqlite::list(dsn).await,
         }
     }
 
@@ -107,6 +113,7 @@ impl Engine {
         match self {
             Self::Postgres => checks::amcheck(cluster).map(|()| "pg_amcheck finds nothing".to_owned()),
             Self::Redis => verify::each_copy(cluster, verify::redis),
+            Self::Sqlite => verify::each_copy(cluster, verify::sqlite),
         }
     }
 
@@ -119,6 +126,7 @@ impl Engine {
         match self {
             Self::Postgres => crate::postgres::bin_dir().map(|d| run(&d.join("postgres"))).unwrap_or_default(),
             // `Redis server v=7.0.15 sha=…`
+            Self::Sqlite => format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default()),
             Self::Redis => run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned(),
         }
     }

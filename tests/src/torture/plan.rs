@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn every_kind_comes_before_any_comes_again() {
-        for (engine, of_one_node) in [(Engine::Postgres, 44), (Engine::Redis, 37)] {
+        for (engine, of_one_node) in [(Engine::Postgres, 44), (Engine::Redis, 35)] {
             let cards = of_one_node + ORDERS.len() + OF_ALL.len();
             let mut dealt = Plan::new(3, engine);
             let mut first: Vec<_> = (0..cards).map(|_| dealt.deal()).collect();

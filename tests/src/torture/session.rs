@@ -2,11 +2,13 @@
 
 mod postgres;
 mod redis;
+mod sqlite;
 
 use futures::future::BoxFuture;
 
 pub use postgres::Postgres;
 pub use redis::Redis;
+pub use sqlite::Sqlite;
 
 /// What a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,3 +36,15 @@ pub fn redis(files: &Path) -> Result<String> {
     ensure!(said.contains("All AOF files and manifest are valid"), "redis-check-aof: {said}");
     Ok("redis-check-aof finds nothing".to_owned())
 }
+
+/// `PRAGMA integrity_check`, of what a recovery makes of the database and its log.
+///
+/// # Errors
+/// What it finds.
+pub fn sqlite(files: &Path) -> Result<String> {
+    let checks = "pragma integrity_check; select count(*) from list;";
+    let said = namespace::run(Command::new("sqlite3").arg(files.join("main.db")).arg(checks))?;
+    let mut lines = said.lines();
+    ensure!(lines.next() == Some("ok"), "pragma integrity_check: {said}");
+    Ok(format!("pragma integrity_check finds nothing in {} rows", lines.next().unwrap_or_default()))
+}
