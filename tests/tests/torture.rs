@@ -39,6 +39,11 @@ fn redis_on_a_volume_loses_nothing() {
 }
 
 #[test]
+fn firebird_on_a_volume_loses_nothing() {
+    torture(Engine::Firebird, 1, 8, 7);
+}
+
+#[test]
 fn sqlite_on_a_volume_loses_nothing() {
     torture(Engine::Sqlite, 1, 8, 7);
 }

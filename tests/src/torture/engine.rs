@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::kind::{Kind, Role};
-use super::session::{Failure, Postgres, Redis, Session, Sqlite};
+use super::session::{Failure, Firebird, Postgres, Redis, Session, Sqlite};
 use super::verify;
 use crate::checks;
 use crate::cluster::{Cluster, Options};
@@ -24,6 +24,8 @@ pub enum Engine {
     Postgres,
     /// Redis with an append-only file, on a replicated volume.
     Redis,
+    /// Firebird with forced writes, on a replicated volume.
+    Firebird,
     /// SQLite behind the small server of its preset, on a replicated volume.
     Sqlite,
 }
@@ -35,6 +37,7 @@ impl Engine {
         match self {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
+            Self::Firebird => "firebird",
             Self::Sqlite => "sqlite",
         }
     }
@@ -46,7 +49,7 @@ impl Engine {
         let options = Options { disks: disks.to_vec(), ..Options::network() };
         match self {
             Self::Postgres => options,
-            Self::Redis | Self::Sqlite => options.volume(self.name()),
+            Self::Redis | Self::Firebird | Self::Sqlite => options.volume(self.name()),
         }
     }
 
@@ -75,6 +78,7 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::prepare(cluster, registers),
             Self::Redis => Ok(()),
+            Self::Firebird => Firebird::prepare(cluster, registers),
             Self::Sqlite => Sqlite::prepare(cluster, registers),
         }
     }
@@ -87,6 +91,7 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Redis => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Firebird => Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Sqlite => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
         }
         .map_err(|e| Failure::of_connecting(&e))
@@ -100,6 +105,7 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::list(dsn).await,
             Self::Redis => Redis::list(dsn).await,
+            Self::Firebird => Firebird::list(dsn).await,
             Self::Sqlite => Sqlite::list(dsn).await,
         }
     }
@@ -113,6 +119,7 @@ impl Engine {
         match self {
             Self::Postgres => checks::amcheck(cluster).map(|()| "pg_amcheck finds nothing".to_owned()),
             Self::Redis => verify::each_copy(cluster, verify::redis),
+            Self::Firebird => verify::each_copy(cluster, verify::firebird),
             Self::Sqlite => verify::each_copy(cluster, verify::sqlite),
         }
     }
@@ -120,12 +127,15 @@ impl Engine {
     /// The program and its version.
     #[must_use]
     pub fn version(self) -> String {
-        let run = |program: &std::path::Path| {
-            namespace::run(Command::new(program).arg("--version")).unwrap_or_default().trim().to_owned()
+        let ask = |program: &std::path::Path, how: &str| {
+            namespace::run(Command::new(program).arg(how)).unwrap_or_default().trim().to_owned()
         };
+        let run = |program: &std::path::Path| ask(program, "--version");
         match self {
             Self::Postgres => crate::postgres::bin_dir().map(|d| run(&d.join("postgres"))).unwrap_or_default(),
             // `Redis server v=7.0.15 sha=…`
+            // `gfix version LI-V3.0.11.33703 Firebird 3.0`
+            Self::Firebird => ask("gfix".as_ref(), "-z").replace("gfix version", "Firebird"),
             Self::Sqlite => format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default()),
             Self::Redis => run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned(),
         }

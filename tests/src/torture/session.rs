@@ -1,11 +1,13 @@
 //! What a client asks of a database, whichever it is, and what it is told.
 
+mod firebird;
 mod postgres;
 mod redis;
 mod sqlite;
 
 use futures::future::BoxFuture;
 
+pub use firebird::Firebird;
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use sqlite::Sqlite;

@@ -37,6 +37,39 @@ pub fn redis(files: &Path) -> Result<String> {
     Ok("redis-check-aof finds nothing".to_owned())
 }
 
+/// `gfix -v -full`, by Firebird's engine in the process of the check itself.
+///
+/// # Errors
+/// What it finds.
+pub fn firebird(files: &Path) -> Result<String> {
+    let place = files.join("check");
+    fs::create_dir(&place)?;
+    let settings = format!("ServerMode = Super\nSecurityDatabase = {}/security3.fdb\n", files.display());
+    fs::write(place.join("firebird.conf"), settings)?;
+    let with = |program: &str| {
+        let mut c = Command::new(program);
+        c.env("FIREBIRD", &place).env("FIREBIRD_LOCK", &place).env("FIREBIRD_TMP", &place);
+        c
+    };
+    let database = files.join("app.fdb");
+    for file in ["security3.fdb", "app.fdb"] {
+        let output = with("gfix").args(["-v", "-full", "-user", "sysdba"]).arg(files.join(file)).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        let log = fs::read_to_string(place.join("firebird.log")).unwrap_or_default();
+        ensure!(
+            output.status.success() && said.trim_ascii().is_empty(),
+            "gfix on {file} ({}): {}\n{log}",
+            output.status,
+            String::from_utf8_lossy(&said)
+        );
+    }
+    fs::write(place.join("count"), "set heading off; select count(*) from torture_list;\n")?;
+    let rows = namespace::run(
+        with("isql-fb").args(["-q", "-bail", "-user", "sysdba", "-i"]).arg(place.join("count")).arg(database),
+    )?;
+    Ok(format!("gfix -v -full finds nothing in {} rows", rows.trim()))
+}
+
 /// `PRAGMA integrity_check`, of what a recovery makes of the database and its log.
 ///
 /// # Errors
