@@ -1,6 +1,7 @@
 //! A few random faults, some of them at once, of each kind of database. `make torture` does as many as one likes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+use trine_tests::docker::Docker;
 use trine_tests::scenario::scenario_with;
 use trine_tests::torture::faults::{Harm, Victim, heal, strike};
 use trine_tests::torture::workload::{Workload, read_list};
@@ -11,7 +12,7 @@ use trine_tests::{Options, scenario};
 fn torture(engine: Engine, seed: u64, faults: usize, possible: usize) {
     scenario_with(
         &format!("torture-{}", engine.name()),
-        &engine.options(),
+        &engine.options().unwrap(),
         |s| {
             let limits = Limits { faults: Some(faults), time: None };
             let record = run(&s.cluster, engine, seed, limits, |line| println!("{line}"));
@@ -36,6 +37,15 @@ fn twenty_faults_lose_nothing() {
 #[test]
 fn redis_on_a_volume_loses_nothing() {
     torture(Engine::Redis, 1, 12, 10);
+}
+
+#[test]
+fn redis_in_containers_loses_nothing() {
+    if let Err(e) = Docker::ready() {
+        eprintln!("NOT TRIED: {e:#}");
+        return;
+    }
+    torture(Engine::RedisDocker, 1, 8, 7);
 }
 
 #[test]

@@ -67,7 +67,8 @@ fn main() -> ExitCode {
 }
 
 fn torture(arguments: &Arguments, limits: Limits) {
-    let options = Options { keep: arguments.keep, ..arguments.engine.options() };
+    let options = arguments.engine.options().unwrap_or_else(|e| panic!("{e:#}"));
+    let options = Options { keep: arguments.keep, ..options };
     scenario_with(
         "torture",
         &options,

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 use super::{Cluster, Form};
+use crate::docker;
 use crate::process::{self, Process};
 use crate::wait::wait_until;
 
@@ -34,7 +35,10 @@ impl Node {
     /// The processes that are a part of it: its agent, its guard, its database, and tools that these run.
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
-        process::all().into_iter().filter(|p| p.state != 'Z' && p.belongs_to(&self.dir)).collect()
+        let mut found = docker::processes_of(&docker::recorded(&self.dir));
+        let own = process::all().into_iter().filter(|p| p.state != 'Z' && p.belongs_to(&self.dir));
+        found.extend(own.filter(|p| !found.iter().any(|f| f.pid == p.pid)).collect::<Vec<_>>());
+        found
     }
 }
 
@@ -67,7 +71,7 @@ impl Cluster {
         Ok(pid)
     }
 
-    /// The database's first process, of whichever engine.
+    /// The database's first process, of whichever engine; in a container: the container's.
     ///
     /// # Errors
     /// There is none.
@@ -75,9 +79,21 @@ impl Cluster {
         if !self.volume {
             return self.postmaster(node);
         }
+        let contained = docker::processes_of(&docker::recorded(&self.node(node).dir));
+        if let Some(first) = contained.iter().find(|p| !contained.iter().any(|other| other.pid == p.parent)) {
+            return Ok(first.pid);
+        }
+        Ok(self.guarded(node)?.pid)
+    }
+
+    /// The guard's child. Only of a container that is another process than the database.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn guarded(&self, node: &str) -> Result<Process> {
         let guard = self.guard(node)?;
         let child = process::all().into_iter().find(|p| p.parent == guard && p.state != 'Z');
-        Ok(child.with_context(|| format!("{node} runs no database"))?.pid)
+        child.with_context(|| format!("{node} runs no database"))
     }
 
     /// The guard: the database's parent.

@@ -13,6 +13,7 @@ use super::verify;
 use crate::checks;
 use crate::cluster::{Cluster, Options};
 use crate::disks::DiskKind;
+use crate::docker::{self, Docker};
 use crate::namespace;
 
 /// What is tortured.
@@ -24,6 +25,8 @@ pub enum Engine {
     Postgres,
     /// Redis with an append-only file, on a replicated volume.
     Redis,
+    /// The same Redis in a container of Docker.
+    RedisDocker,
     /// Firebird with forced writes, on a replicated volume.
     Firebird,
     /// SQLite behind the small server of its preset, on a replicated volume.
@@ -37,19 +40,26 @@ impl Engine {
         match self {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
+            Self::RedisDocker => "redis-docker",
             Self::Firebird => "firebird",
             Self::Sqlite => "sqlite",
         }
     }
 
     /// The cluster that is tortured: three nodes in networks of their own, each on a file system of its own.
-    #[must_use]
-    pub fn options(self) -> Options {
+    ///
+    /// # Errors
+    /// There is no Docker.
+    pub fn options(self) -> Result<Options> {
         let disks = ["n1", "n2", "n3"].map(|n| (n, DiskKind::Freezable));
         let options = Options { disks: disks.to_vec(), ..Options::network() };
         match self {
-            Self::Postgres => options,
-            Self::Redis | Self::Firebird | Self::Sqlite => options.volume(self.name()),
+            Self::Postgres => Ok(options),
+            Self::Redis | Self::Firebird | Self::Sqlite => Ok(options.volume(self.name())),
+            Self::RedisDocker => {
+                let options = options.volume("redis").set("database.user=\"999:999\"");
+                Ok(options.in_container(Docker::ready()?, docker::REDIS, "{run}/redis.sock"))
+            }
         }
     }
 
@@ -62,7 +72,10 @@ impl Engine {
             Kind::ReplicationCut => !on_volume,
             Kind::MountLost => on_volume && role == Role::Primary,
             // Redis has another for the moments of a rewrite only, the others never.
-            Kind::ProcessKilled | Kind::ProcessFrozen => !on_volume,
+            // Beside a container's processes there is what holds it.
+            Kind::ProcessKilled | Kind::ProcessFrozen => {
+                !on_volume || (self == Self::RedisDocker && role == Role::Primary)
+            }
             Kind::DatabaseKilled | Kind::DatabaseFrozen | Kind::GuardKilled | Kind::GuardFrozen => {
                 !on_volume || role == Role::Primary
             }
@@ -77,7 +90,7 @@ impl Engine {
     pub fn prepare(self, cluster: &Cluster, registers: u32) -> Result<()> {
         match self {
             Self::Postgres => Postgres::prepare(cluster, registers),
-            Self::Redis => Ok(()),
+            Self::Redis | Self::RedisDocker => Ok(()),
             Self::Firebird => Firebird::prepare(cluster, registers),
             Self::Sqlite => Sqlite::prepare(cluster, registers),
         }
@@ -90,7 +103,7 @@ impl Engine {
     pub async fn open(self, dsn: &str, each: Duration) -> Result<Box<dyn Session>, Failure> {
         match self {
             Self::Postgres => Postgres::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
-            Self::Redis => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Redis | Self::RedisDocker => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Firebird => Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Sqlite => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
         }
@@ -104,7 +117,7 @@ impl Engine {
     pub async fn list(self, dsn: &str) -> Result<Vec<u64>> {
         match self {
             Self::Postgres => Postgres::list(dsn).await,
-            Self::Redis => Redis::list(dsn).await,
+            Self::Redis | Self::RedisDocker => Redis::list(dsn).await,
             Self::Firebird => Firebird::list(dsn).await,
             Self::Sqlite => Sqlite::list(dsn).await,
         }
@@ -118,7 +131,7 @@ impl Engine {
     pub fn verify(self, cluster: &Cluster) -> Result<String> {
         match self {
             Self::Postgres => checks::amcheck(cluster).map(|()| "pg_amcheck finds nothing".to_owned()),
-            Self::Redis => verify::each_copy(cluster, verify::redis),
+            Self::Redis | Self::RedisDocker => verify::each_copy(cluster, verify::redis),
             Self::Firebird => verify::each_copy(cluster, verify::firebird),
             Self::Sqlite => verify::each_copy(cluster, verify::sqlite),
         }
@@ -137,7 +150,9 @@ impl Engine {
             // `gfix version LI-V3.0.11.33703 Firebird 3.0`
             Self::Firebird => ask("gfix".as_ref(), "-z").replace("gfix version", "Firebird"),
             Self::Sqlite => format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default()),
-            Self::Redis => run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned(),
+            Self::Redis | Self::RedisDocker => {
+                run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned()
+            }
         }
     }
 }

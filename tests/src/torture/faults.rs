@@ -77,10 +77,13 @@ fn disk<'a>(cluster: &'a Cluster, node: &str) -> Result<&'a OwnDisk> {
     cluster.disk_of(node).with_context(|| format!("{node} has no file system of its own"))
 }
 
-/// A process of the database that is not its first.
+/// A process of the database that is not its first, or what holds its container.
 fn database_process(cluster: &Cluster, node: &str, salt: u32) -> Result<Process> {
     let first = cluster.database(node)?;
     let mut found: Vec<Process> = process::tree(first).into_iter().filter(|p| p.pid != first).collect();
+    if cluster.is_on_volume() {
+        found.extend(cluster.guarded(node).ok().filter(|p| p.pid != first));
+    }
     found.sort_by_key(|p| p.pid);
     let at = salt as usize % found.len().max(1);
     if found.is_empty() { bail!("{node}'s database has no processes of its own") } else { Ok(found.swap_remove(at)) }
