@@ -261,11 +261,15 @@ async fn overwriter(mut me: One) {
             }
         });
         me.rest(asked).await;
-        if let Some(session) = me.session().await {
+        // Until it is answered: then after each failure a read comes before the next write, and sees what that would cover up.
+        while let Some(session) = me.session().await {
             let (span, reply) = me.ask(session, now_ns(), Question::Read(other)).await;
-            let read = reply.map(|r| Operation { action: Action::Read(r.value), span });
-            me.note(|h| h.registers.entry(other).or_default().extend(read));
             me.rest(span.asked).await;
+            if let Some(reply) = reply {
+                let read = Operation { action: Action::Read(reply.value), span };
+                me.note(|h| h.registers.entry(other).or_default().push(read));
+                break;
+            }
         }
     }
 }
