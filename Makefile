@@ -1,7 +1,7 @@
 # make demo    a cluster on this machine that loses its primary under load, and goes on (ENGINE=redis: with Redis)
 # make test    everything that is tested
 # make bench   everything that is measured, kept in bench/results/
-# make torture random faults on a real cluster under load (SEED=1 FAULTS=100; RECORD=1 keeps the result)
+# make torture random faults on a real cluster under load (ENGINE=postgres SEED=1 FAULTS=100; RECORD=1 keeps the result)
 # make sim     simulated clusters of real agents (SEEDS=n, FROM=n, or SEED=n for the story of one)
 # make model   all that can happen to a small cluster (DEEP=1: more of it, for hours)
 
@@ -35,7 +35,7 @@ bench:
 	@bash scripts/bench.sh
 
 torture:
-	@bash scripts/torture.sh --seed "$(or $(SEED),1)" --faults "$(or $(FAULTS),100)" $(if $(RECORD),--record)
+	@bash scripts/torture.sh --engine "$(ENGINE)" --seed "$(or $(SEED),1)" --faults "$(or $(FAULTS),100)" $(if $(RECORD),--record)
 
 model:
 	cargo run --release -p trine-sim --bin trine-model -- $(if $(DEEP),--deep)

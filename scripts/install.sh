@@ -33,6 +33,8 @@ package() {
         ext4)      apt=e2fsprogs  dnf=e2fsprogs    apk=e2fsprogs  pacman=e2fsprogs ;;
         redis)     apt=redis-server dnf=redis      apk=redis      pacman=redis ;;
         fuse)      apt=fuse3      dnf=fuse3        apk=fuse3      pacman=fuse3 ;;
+        sqlite)    apt=sqlite3    dnf=sqlite       apk=sqlite     pacman=sqlite ;;
+        python)    apt=python3    dnf=python3      apk=python3    pacman=python ;;
         docker)    apt=docker.io  dnf=moby-engine  apk=docker     pacman=docker ;;
         haproxy)   apt=haproxy    dnf=haproxy      apk=haproxy    pacman=haproxy ;;
         cc)        apt=gcc        dnf=gcc          apk="gcc musl-dev" pacman=gcc ;;
@@ -67,6 +69,10 @@ for what in "$@"; do
             have iptables || need iptables
             if ! have nsenter || ! have setpriv || ! have unshare || ! have fsfreeze; then need util; fi
             have mkfs.ext4 || need ext4
+            if [ "$what" = tests ]; then
+                have sqlite3 || need sqlite
+                have python3 || need python
+            fi
             # The tests start a daemon of their own when none runs, which only root can.
             if [ "$what" = tests ] && [ "$(id -u)" -eq 0 ]; then
                 if ! have dockerd || ! have docker; then need docker; fi

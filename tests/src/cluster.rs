@@ -19,6 +19,7 @@ pub use nodes::Node;
 pub use options::{Form, Options, client_binary, test_root, trine_binary};
 
 use crate::disks::OwnDisk;
+use crate::docker::Docker;
 use crate::namespace::{self, Namespace, Switch};
 use crate::process;
 use crate::sql::Sql;
@@ -44,6 +45,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     network: Network,
     disks: BTreeMap<String, OwnDisk>,
+    docker: Option<Docker>,
     keep: bool,
     /// Whose API is asked; empty: as the command line chooses.
     asked: Mutex<Vec<String>>,
@@ -125,6 +127,7 @@ impl Cluster {
             nodes,
             network,
             disks: BTreeMap::new(),
+            docker: options.docker.clone(),
             keep: options.keep,
             asked: Mutex::default(),
             newest_epoch: AtomicU64::new(0),
@@ -301,6 +304,9 @@ impl Drop for Cluster {
         match &self.network {
             Network::One(ns) => ns.kill_all(),
             Network::Switched(_) => {}
+        }
+        if let Some(docker) = &self.docker {
+            let _ = docker.remove_below(&self.dir);
         }
         if self.keep {
             self.keep_logs();

@@ -14,6 +14,7 @@
 pub mod checks;
 pub mod cluster;
 pub mod disks;
+pub mod docker;
 pub mod ledger;
 pub mod namespace;
 pub mod postgres;

@@ -53,10 +53,7 @@ impl OnVolume {
     /// # Errors
     /// No node knows the endpoints.
     pub fn writer_at(&self, nodes: &[&str]) -> Result<String> {
-        let uri = self.cluster.endpoints()?.writer;
-        let (login, _) = uri.split_once('@').with_context(|| format!("no password in {uri}"))?;
-        let at = |n: &&str| format!("{login}@{}:6432", self.cluster.node(n).address);
-        Ok(nodes.iter().map(at).collect::<Vec<_>>().join(","))
+        self.cluster.writer_at(nodes)
     }
 
     /// The primary that is there, and its epoch.

@@ -12,13 +12,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use trine_tests::cluster::{test_root, trine_binary};
+use trine_tests::docker::{Docker, recorded};
 use trine_tests::scenario::alone;
 use trine_tests::writer::{Live, WriterOptions};
 use trine_tests::{now_ns, redis, wait_until};
 
 struct Cluster {
     dir: PathBuf,
-    docker: PathBuf,
+    docker: Docker,
 }
 
 impl Drop for Cluster {
@@ -50,30 +51,16 @@ impl Cluster {
 
     /// The number of the container that runs on a node.
     fn container(&self, node: &str) -> Result<String> {
-        let record = fs::read_to_string(self.dir.join(node).join("run/containers.json"))?;
-        let all: serde_json::Value = serde_json::from_str(&record)?;
-        Ok(all[0]["id"].as_str().context("no number")?.to_owned())
+        recorded(&self.dir.join(node)).into_iter().next().context("no number")
     }
 
     fn labelled(&self) -> String {
-        let at = format!("unix://{}", self.docker.display());
-        let args = ["-H", &at, "ps", "-a", "--format", "{{.Names}} {{.Label \"trine.dir\"}}"];
-        let output = Command::new("docker").args(args).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines().filter(|l| l.contains(&*self.dir.to_string_lossy())).collect::<Vec<_>>().join("\n")
+        self.docker.below(&self.dir).unwrap().join("\n")
     }
 }
 
-fn docker() -> Option<PathBuf> {
-    let output = Command::new("bash")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/docker-for-tests.sh"))
-        .output()
-        .unwrap();
-    if !output.status.success() {
-        eprintln!("NOT TRIED, there is no Docker here: {}", String::from_utf8_lossy(&output.stderr));
-        return None;
-    }
-    Some(String::from_utf8_lossy(&output.stdout).trim().into())
+fn docker() -> Option<Docker> {
+    Docker::ready().inspect_err(|e| eprintln!("NOT TRIED: {e:#}")).ok()
 }
 
 fn since(began_ns: u64) -> Duration {
@@ -105,7 +92,7 @@ fn redis_in_a_container_survives_its_agents() {
     let cluster = Cluster { dir: test_root().join(format!("box-{}", std::process::id())), docker };
     let _ = fs::remove_dir_all(&cluster.dir);
     fs::create_dir_all(test_root()).unwrap();
-    let socket = format!("database.socket={}", cluster.docker.display());
+    let socket = format!("database.socket={}", cluster.docker.socket.display());
     let mut up = vec!["local", "up", "--engine", "volume", "--set", "preset=redis", "--set", &socket];
     for setting in [
         "database.image=\"trine-tests/redis:1\"",

@@ -1,30 +1,66 @@
-//! Twenty random faults, some of them at once. `make torture` does as many as one likes.
+//! A few random faults, some of them at once, of each kind of database. `make torture` does as many as one likes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+use trine_tests::docker::Docker;
+use trine_tests::namespace::on_path;
 use trine_tests::scenario::scenario_with;
 use trine_tests::torture::faults::{Harm, Victim, heal, strike};
 use trine_tests::torture::workload::{Workload, read_list};
-use trine_tests::torture::{Kind, Limits, Planned, Role, Step, cluster_options, report, run};
-use trine_tests::{Options, checks, scenario};
+use trine_tests::torture::{Engine, Kind, Limits, Planned, Role, Step, report, run};
+use trine_tests::{Options, scenario};
 
-/// Its first twenty faults are of 18 kinds: nodes, processes, cables and disks, orders, and the power of all.
-const SEED: u64 = 112;
-
-#[test]
-fn twenty_faults_lose_nothing() {
+/// So many faults of a plan, and all checks; at least `possible` of them must strike.
+fn torture(engine: Engine, seed: u64, faults: usize, possible: usize) {
     scenario_with(
-        "torture",
-        &cluster_options(),
+        &format!("torture-{}", engine.name()),
+        &engine.options().unwrap(),
         |s| {
-            let limits = Limits { faults: Some(20), time: None };
-            let record = run(&s.cluster, SEED, limits, |line| println!("{line}"));
+            let limits = Limits { faults: Some(faults), time: None };
+            let record = run(&s.cluster, engine, seed, limits, |line| println!("{line}"));
             println!("{}", report::markdown(&record));
-            anyhow::ensure!(record.wrong.is_empty(), "seed {SEED}: {}", record.wrong.join("\n"));
-            anyhow::ensure!(record.faults >= 18, "of 20 faults only {} were possible", record.faults);
+            anyhow::ensure!(record.wrong.is_empty(), "seed {seed}: {}", record.wrong.join("\n"));
+            anyhow::ensure!(record.faults >= possible, "of {faults} faults only {} were possible", record.faults);
             Ok(())
         },
-        |s, _| checks::amcheck(&s.cluster),
+        |s, _| {
+            println!("{}", engine.verify(&s.cluster)?);
+            Ok(())
+        },
     );
+}
+
+/// The first twenty faults of this seed are of 18 kinds: nodes, processes, cables and disks, orders, and the power of all.
+#[test]
+fn twenty_faults_lose_nothing() {
+    torture(Engine::Postgres, 112, 20, 18);
+}
+
+#[test]
+fn redis_on_a_volume_loses_nothing() {
+    torture(Engine::Redis, 385, 12, 11);
+}
+
+#[test]
+fn redis_in_containers_loses_nothing() {
+    if let Err(e) = Docker::ready() {
+        eprintln!("NOT TRIED: {e:#}");
+        return;
+    }
+    torture(Engine::RedisDocker, 189, 8, 7);
+}
+
+#[test]
+fn firebird_on_a_volume_loses_nothing() {
+    if !on_path("isql-fb") {
+        eprintln!("NOT TRIED: there is no Firebird here (package firebird3.0-server)");
+        return;
+    }
+    torture(Engine::Firebird, 290, 8, 7);
+}
+
+#[test]
+fn sqlite_on_a_volume_loses_nothing() {
+    torture(Engine::Sqlite, 385, 8, 7);
 }
 
 /// The check has teeth: a database that acknowledges what no standby has does lose it, and that is found.
@@ -34,7 +70,7 @@ fn what_is_lost_is_found() {
         let status = s.cluster.wait_healthy()?;
         let primary = status.primary.clone().expect("a healthy cluster has a primary");
         s.cluster.sql(&primary, "app")?.rows("alter role app set synchronous_commit = local")?;
-        let workload = Workload::start(&s.cluster)?;
+        let workload = Workload::start(&s.cluster, Engine::Postgres)?;
         let fault = Planned { kind: Kind::CutFromNodes, salt: 0 };
         let step =
             Step { on: Role::Primary, salt: 0, faults: vec![fault], hold_ms: 0, rest_ms: 0, until_healthy: true };
@@ -49,7 +85,7 @@ fn what_is_lost_is_found() {
         s.cluster.wait_healthy()?;
         workload.wait_acknowledged(20)?;
         let history = workload.stop()?;
-        let (_, list) = read_list(&s.cluster)?;
+        let (_, list) = read_list(&s.cluster, Engine::Postgres)?;
         let faults = history.faults(&list);
         println!("{} faults, the first: {:?}", faults.len(), faults.first());
         anyhow::ensure!(faults.iter().any(|f| f.contains("is lost")), "nothing was found: {faults:?}");

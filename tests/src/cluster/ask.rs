@@ -78,7 +78,7 @@ impl Cluster {
         serde_json::from_str(&text).with_context(|| format!("endpoints: {text}"))
     }
 
-    /// The writer URI with only these nodes' endpoints in it.
+    /// The writer URI with only these nodes' endpoints in it. Where one URI can't name several: one for each, with commas between.
     ///
     /// # Errors
     /// No node knows the endpoints.
@@ -87,7 +87,10 @@ impl Cluster {
         let hosts: Vec<String> = nodes.iter().map(|n| format!("{}:6432", self.node(n).address)).collect();
         let (before, rest) = uri.rsplit_once('@').with_context(|| format!("no user in {uri}"))?;
         let path = rest.find('/').map_or("", |at| &rest[at..]);
-        Ok(format!("{before}@{}{path}", hosts.join(",")))
+        if before.starts_with("postgres") {
+            return Ok(format!("{before}@{}{path}", hosts.join(",")));
+        }
+        Ok(hosts.iter().map(|h| format!("{before}@{h}{path}")).collect::<Vec<_>>().join(","))
     }
 
     /// The events so far, as JSON.

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 use super::{Cluster, Form};
+use crate::docker;
 use crate::process::{self, Process};
 use crate::wait::wait_until;
 
@@ -34,7 +35,10 @@ impl Node {
     /// The processes that are a part of it: its agent, its guard, its database, and tools that these run.
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
-        process::all().into_iter().filter(|p| p.state != 'Z' && p.belongs_to(&self.dir)).collect()
+        let mut found = docker::processes_of(&docker::recorded(&self.dir));
+        let own = process::all().into_iter().filter(|p| p.state != 'Z' && p.belongs_to(&self.dir));
+        found.extend(own.filter(|p| !found.iter().any(|f| f.pid == p.pid)).collect::<Vec<_>>());
+        found
     }
 }
 
@@ -67,11 +71,41 @@ impl Cluster {
         Ok(pid)
     }
 
-    /// The guard: the postmaster's parent.
+    /// The database's first process, of whichever engine; in a container: the container's.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn database(&self, node: &str) -> Result<u32> {
+        if !self.volume {
+            return self.postmaster(node);
+        }
+        let contained = docker::processes_of(&docker::recorded(&self.node(node).dir));
+        if let Some(first) = contained.iter().find(|p| !contained.iter().any(|other| other.pid == p.parent)) {
+            return Ok(first.pid);
+        }
+        Ok(self.guarded(node)?.pid)
+    }
+
+    /// The guard's child. Only of a container that is another process than the database.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn guarded(&self, node: &str) -> Result<Process> {
+        let guard = self.guard(node)?;
+        let child = process::all().into_iter().find(|p| p.parent == guard && p.state != 'Z');
+        child.with_context(|| format!("{node} runs no database"))
+    }
+
+    /// The guard: the database's parent.
     ///
     /// # Errors
     /// There is none.
     pub fn guard(&self, node: &str) -> Result<u32> {
+        if self.volume {
+            let named = format!(" guard {}", self.node(node).data().display());
+            let found = self.node(node).processes().into_iter().find(|p| p.title.ends_with(&named));
+            return Ok(found.with_context(|| format!("{node} has no guard"))?.pid);
+        }
         let postmaster = self.postmaster(node)?;
         let parent = process::all().into_iter().find(|p| p.pid == postmaster).map(|p| p.parent);
         let parent = parent.filter(|p| *p > 1).with_context(|| format!("{node}'s database has no guard"))?;

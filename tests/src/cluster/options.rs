@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use crate::disks::DiskKind;
+use crate::docker::Docker;
 
 /// Where the nodes run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Options {
     pub priorities: Option<[u32; 3]>,
     /// Nodes whose directory is a file system of its own (only in [`Form::Network`]).
     pub disks: Vec<(&'static str, DiskKind)>,
+    /// Its databases run in containers of this daemon.
+    pub docker: Option<Docker>,
     /// Its directory stays, whatever comes of it.
     pub keep: bool,
 }
@@ -36,7 +39,15 @@ impl Options {
     /// Three nodes by `trine local up`.
     #[must_use]
     pub fn local() -> Self {
-        Self { form: Form::Local, volume: None, set: Vec::new(), priorities: None, disks: Vec::new(), keep: false }
+        Self {
+            form: Form::Local,
+            volume: None,
+            set: Vec::new(),
+            priorities: None,
+            disks: Vec::new(),
+            docker: None,
+            keep: false,
+        }
     }
 
     /// Three nodes in networks of their own.
@@ -49,6 +60,19 @@ impl Options {
     #[must_use]
     pub fn volume(self, preset: &'static str) -> Self {
         Self { volume: Some(preset), ..self }
+    }
+
+    /// With that database in a container, of an image that is there. It is reached by its socket: the daemon's networks are none of
+    /// the cluster's.
+    #[must_use]
+    pub fn in_container(mut self, docker: Docker, image: &str, socket: &str) -> Self {
+        let daemon = docker.socket.display();
+        self.set.extend([
+            format!("database.socket={daemon}"),
+            format!("database.image={image:?}"),
+            format!("database.listen={socket:?}"),
+        ]);
+        Self { docker: Some(docker), ..self }
     }
 
     /// Its engine, as the command line takes it.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -76,10 +77,13 @@ fn disk<'a>(cluster: &'a Cluster, node: &str) -> Result<&'a OwnDisk> {
     cluster.disk_of(node).with_context(|| format!("{node} has no file system of its own"))
 }
 
-/// A process of the database that is not its first.
+/// A process of the database that is not its first, or what holds its container.
 fn database_process(cluster: &Cluster, node: &str, salt: u32) -> Result<Process> {
-    let postmaster = cluster.postmaster(node)?;
-    let mut found: Vec<Process> = process::tree(postmaster).into_iter().filter(|p| p.pid != postmaster).collect();
+    let first = cluster.database(node)?;
+    let mut found: Vec<Process> = process::tree(first).into_iter().filter(|p| p.pid != first).collect();
+    if cluster.is_on_volume() {
+        found.extend(cluster.guarded(node).ok().filter(|p| p.pid != first));
+    }
     found.sort_by_key(|p| p.pid);
     let at = salt as usize % found.len().max(1);
     if found.is_empty() { bail!("{node}'s database has no processes of its own") } else { Ok(found.swap_remove(at)) }
@@ -107,8 +111,8 @@ pub fn strike(cluster: &Cluster, fault: Planned, victim: &Victim, harm: &mut Har
         Ok(at(&format!("{what} ({pid}) {}", if signal == Signal::KILL { "killed" } else { "frozen" })))
     };
     match fault.kind {
-        Kind::DatabaseKilled => send(cluster.postmaster(node)?, Signal::KILL, "postmaster"),
-        Kind::DatabaseFrozen => send(cluster.postmaster(node)?, Signal::STOP, "postmaster"),
+        Kind::DatabaseKilled => send(cluster.database(node)?, Signal::KILL, "database"),
+        Kind::DatabaseFrozen => send(cluster.database(node)?, Signal::STOP, "database"),
         Kind::GuardKilled => send(cluster.guard(node)?, Signal::KILL, "guard"),
         Kind::GuardFrozen => send(cluster.guard(node)?, Signal::STOP, "guard"),
         Kind::AgentFrozen => send(cluster.agent(node)?, Signal::STOP, "agent"),
@@ -150,6 +154,10 @@ pub fn strike(cluster: &Cluster, fault: Planned, victim: &Victim, harm: &mut Har
         Kind::DiskFull => {
             fill(cluster, node)?;
             Ok(at("disk full"))
+        }
+        Kind::MountLost => {
+            tear_off(cluster, node)?;
+            Ok(at("mount torn off"))
         }
         // These go on until the step is over: `during` does them.
         Kind::DiskSlow => disk(cluster, node).map(|_| at("disk slow")),
@@ -201,6 +209,22 @@ pub fn slow_disk(cluster: &Cluster, node: &str, stop: &AtomicBool) {
             let _ = disk.thaw();
         }
         thread::sleep(SLOW.1);
+    }
+}
+
+/// Ends the mount that a node's database is on, whatever uses it. The kernel gives up a FUSE connection before it looks whether the
+/// mount can go, which it can't: the database's files are open.
+fn tear_off(cluster: &Cluster, node: &str) -> Result<()> {
+    let at = cluster.node(node).data();
+    let mounted = |table: String| table.lines().any(|l| l.split(' ').nth(4) == at.to_str());
+    if !mounted(fs::read_to_string("/proc/self/mountinfo")?) {
+        bail!("{node} has nothing mounted");
+    }
+    // `umount` says that it is busy.
+    let _ = Command::new("umount").args(["-i", "-f"]).arg(&at).stdin(Stdio::null()).output()?;
+    match fs::read_dir(&at) {
+        Ok(_) if mounted(fs::read_to_string("/proc/self/mountinfo")?) => bail!("{node}'s mount still works"),
+        _ => Ok(()),
     }
 }
 

@@ -14,10 +14,8 @@ pub struct Answer {
     pub asked: u64,
     /// When the answer was complete.
     pub at: u64,
-    /// The node's number: of `n2` it is 2.
-    pub node: u8,
-    /// The epoch that it answered in.
-    pub epoch: u64,
+    /// The node's number (of `n2` it is 2), and the epoch that it answered in, where the database knows.
+    pub by: Option<(u8, u64)>,
     /// It acknowledged a write.
     pub write: bool,
 }
@@ -35,6 +33,8 @@ pub struct History {
     pub answers: Vec<Answer>,
     /// Values whose commit was answered with OK and the warning that it was not replicated.
     pub let_through: Vec<i64>,
+    /// Answers that no database which keeps what it has can give.
+    pub impossible: Vec<String>,
     /// What went wrong, and how often.
     pub errors: BTreeMap<String, u64>,
 }
@@ -52,7 +52,17 @@ impl History {
         });
         let answers = self.answers.iter().filter(|a| a.at <= moment).copied().collect();
         let registers = registers.collect();
-        Self { appends, reads, registers, answers, let_through: self.let_through.clone(), errors: self.errors.clone() }
+        Self { appends, reads, registers, answers, ..self.rest() }
+    }
+
+    /// What is no question and no answer.
+    fn rest(&self) -> Self {
+        Self {
+            let_through: self.let_through.clone(),
+            impossible: self.impossible.clone(),
+            errors: self.errors.clone(),
+            ..Self::default()
+        }
     }
 
     /// What can't be true of it when the list is this one: a sentence for each.
@@ -65,12 +75,10 @@ impl History {
                 wrong.push(format!("register {key}: {fault}"));
             }
         }
-        let acks = self.answers.iter().map(|a| Ack {
-            id: 0,
-            sent_ns: a.asked,
-            acked_ns: a.at,
-            node: format!("n{}", a.node),
-            epoch: a.epoch,
+        wrong.extend(self.impossible.iter().cloned());
+        let acks = self.answers.iter().filter_map(|a| {
+            let (node, epoch) = a.by?;
+            Some(Ack { id: 0, sent_ns: a.asked, acked_ns: a.at, node: format!("n{node}"), epoch })
         });
         let answers = Report {
             table: "torture_list".to_owned(),
@@ -122,7 +130,7 @@ mod tests {
     use super::*;
 
     fn answer(asked: u64, at: u64, node: u8, epoch: u64) -> Answer {
-        Answer { asked, at, node, epoch, write: true }
+        Answer { asked, at, by: Some((node, epoch)), write: true }
     }
 
     fn example() -> History {
@@ -157,6 +165,15 @@ mod tests {
         let mut h = example();
         h.answers.push(answer(10, 11, 3, 3));
         assert!(h.faults(&[7, 8]).iter().any(|f| f.contains("more than one node")));
+    }
+
+    #[test]
+    fn an_impossible_answer_is_found_though_nobody_knows_who_gave_it() {
+        let mut h = example();
+        h.answers.iter_mut().for_each(|a| a.by = None);
+        assert_eq!(h.faults(&[7, 8]), Vec::<String>::new());
+        h.impossible.push("value 7 is damaged".to_owned());
+        assert_eq!(h.until(5).faults(&[7]), ["value 7 is damaged"]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// SIGKILL to the postmaster.
+    /// SIGKILL to the database's first process: PostgreSQL's postmaster.
     DatabaseKilled,
     /// SIGKILL to the agent, which is started again when the fault is over.
     AgentKilled,
@@ -38,7 +38,7 @@ pub enum Kind {
     GuardKilled,
     /// SIGKILL to one of the database's own processes.
     ProcessKilled,
-    /// SIGSTOP to the postmaster.
+    /// SIGSTOP to the database's first process.
     DatabaseFrozen,
     /// SIGSTOP to the agent.
     AgentFrozen,
@@ -74,6 +74,8 @@ pub enum Kind {
     DiskSlow,
     /// Its disk is full.
     DiskFull,
+    /// The file system that its database is on is torn away (a replicated volume's mount).
+    MountLost,
     /// `trine switchover`.
     Switchover,
     /// `trine failover`.
@@ -91,7 +93,7 @@ pub enum Kind {
 }
 
 /// Kinds that strike one node: each can strike the primary or a standby.
-pub const OF_ONE_NODE: [Kind; 22] = [
+pub const OF_ONE_NODE: [Kind; 23] = [
     Kind::DatabaseKilled,
     Kind::AgentKilled,
     Kind::GuardKilled,
@@ -114,6 +116,7 @@ pub const OF_ONE_NODE: [Kind; 22] = [
     Kind::DiskHangs,
     Kind::DiskSlow,
     Kind::DiskFull,
+    Kind::MountLost,
 ];
 
 /// Orders of a person.
@@ -139,11 +142,11 @@ impl Kind {
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
-            Self::DatabaseKilled => "postmaster killed",
+            Self::DatabaseKilled => "database killed",
             Self::AgentKilled => "agent killed",
             Self::GuardKilled => "guard killed",
             Self::ProcessKilled => "database's process killed",
-            Self::DatabaseFrozen => "postmaster frozen",
+            Self::DatabaseFrozen => "database frozen",
             Self::AgentFrozen => "agent frozen",
             Self::GuardFrozen => "guard frozen",
             Self::ProcessFrozen => "database's process frozen",
@@ -161,6 +164,7 @@ impl Kind {
             Self::DiskHangs => "disk hangs",
             Self::DiskSlow => "disk slow",
             Self::DiskFull => "disk full",
+            Self::MountLost => "mount lost",
             Self::Switchover => "switchover",
             Self::Failover => "failover asked for",
             Self::Rebuild => "rebuild of a standby",

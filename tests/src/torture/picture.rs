@@ -35,7 +35,7 @@ pub fn svg(record: &Record) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
          font-size=\"11\" fill=\"#222\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
     );
-    let title = format!("{} faults, seed {}: pauses of writes", record.faults, record.seed);
+    let title = format!("{}: {} faults, seed {}: pauses of writes", record.engine.name(), record.faults, record.seed);
     let found = format!("{} Available {:.2} % of the time.", verdict(record), record.availability * 100.0);
     let _ = writeln!(svg, "<text x=\"8\" y=\"16\" font-size=\"13\" font-weight=\"bold\">{}</text>", escape(&title));
     let _ = writeln!(svg, "<text x=\"8\" y=\"30\">{}</text>", escape(&found));

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
+use super::engine::Engine;
 use super::kind::{Kind, OF_ALL, OF_ONE_NODE, ORDERS, Role};
 
 /// One fault of a step.
@@ -39,16 +40,17 @@ pub struct Step {
 /// The steps of a seed, without end.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    engine: Engine,
     random: ChaCha8Rng,
     /// What is dealt out next: every kind on every role comes once before any comes again.
     deck: Vec<(Kind, Role)>,
 }
 
 impl Plan {
-    /// The plan of this seed.
+    /// The plan of this seed for a cluster of this engine.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self { random: ChaCha8Rng::seed_from_u64(seed), deck: Vec::new() }
+    pub fn new(seed: u64, engine: Engine) -> Self {
+        Self { engine, random: ChaCha8Rng::seed_from_u64(seed), deck: Vec::new() }
     }
 
     /// Steps with together this many faults, or one or two more.
@@ -82,7 +84,8 @@ impl Plan {
             let on_one = OF_ONE_NODE.iter().flat_map(|k| [(*k, Role::Primary), (*k, Role::Standby)]);
             let orders = ORDERS.iter().map(|k| (*k, Role::Cluster));
             let of_all = OF_ALL.iter().map(|k| (*k, Role::Cluster));
-            self.deck = on_one.chain(orders).chain(of_all).collect();
+            let engine = self.engine;
+            self.deck = on_one.filter(|(k, on)| engine.strikes(*k, *on)).chain(orders).chain(of_all).collect();
             for at in (1..self.deck.len()).rev() {
                 let other = usize::try_from(self.below(at as u64 + 1)).unwrap_or(0);
                 self.deck.swap(at, other);
@@ -103,7 +106,8 @@ impl Plan {
             let kind = if on == Role::Cluster || self.one_in(3) {
                 self.pick(&[Kind::Switchover, Kind::Failover, Kind::Rebuild])
             } else {
-                self.pick(&OF_ONE_NODE)
+                let possible: Vec<Kind> = OF_ONE_NODE.into_iter().filter(|k| self.engine.strikes(*k, on)).collect();
+                self.pick(&possible)
             };
             if kind != first && !others.contains(&kind) && !(first.is_order() && kind.is_order()) {
                 others.push(kind);
@@ -149,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_seed_gives_one_plan() {
-        let steps = |seed| Plan::new(seed).take(200).collect::<Vec<_>>();
+        let steps = |seed| Plan::new(seed, Engine::Postgres).take(200).collect::<Vec<_>>();
         assert_eq!(steps(1), steps(1));
         assert_ne!(steps(1), steps(2));
     }
@@ -157,7 +161,8 @@ mod tests {
     /// A recorded run can be planned again years later only if this never changes.
     #[test]
     fn the_plan_of_a_seed_is_the_same_in_every_build() {
-        let first: Vec<String> = Plan::new(1).take(3).map(|s| serde_json::to_string(&s).unwrap()).collect();
+        let first: Vec<String> =
+            Plan::new(1, Engine::Postgres).take(3).map(|s| serde_json::to_string(&s).unwrap()).collect();
         assert_eq!(first, FIRST_OF_SEED_1);
     }
 
@@ -169,17 +174,19 @@ mod tests {
 
     #[test]
     fn every_kind_comes_before_any_comes_again() {
-        let cards = OF_ONE_NODE.len() * 2 + ORDERS.len() + OF_ALL.len();
-        let mut dealt = Plan::new(3);
-        let mut first: Vec<_> = (0..cards).map(|_| dealt.deal()).collect();
-        first.sort();
-        first.dedup();
-        assert_eq!(first.len(), cards);
+        for (engine, of_one_node) in [(Engine::Postgres, 44), (Engine::Redis, 35)] {
+            let cards = of_one_node + ORDERS.len() + OF_ALL.len();
+            let mut dealt = Plan::new(3, engine);
+            let mut first: Vec<_> = (0..cards).map(|_| dealt.deal()).collect();
+            first.sort();
+            first.dedup();
+            assert_eq!(first.len(), cards, "{engine:?}");
+        }
     }
 
     #[test]
     fn a_majority_lives_unless_the_fault_is_its_loss() {
-        for step in Plan::new(4).take(2000) {
+        for step in Plan::new(4, Engine::Redis).take(2000) {
             let of_all = step.faults.iter().filter(|f| !f.kind.leaves_a_majority()).count();
             let of_one = step.faults.iter().filter(|f| OF_ONE_NODE.contains(&f.kind)).count();
             assert!(of_all == 0 || of_one == 0, "{step:?}");
@@ -189,9 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_planned_that_cannot_be() {
+        for step in Plan::new(6, Engine::Redis).take(2000) {
+            assert!(step.faults.iter().all(|f| Engine::Redis.strikes(f.kind, step.on)), "{step:?}");
+        }
+    }
+
+    #[test]
     fn as_many_faults_as_were_asked_for() {
         for n in [1, 20, 300] {
-            let planned: usize = Plan::new(5).faults(n).iter().map(|s| s.faults.len()).sum();
+            let planned: usize = Plan::new(5, Engine::Postgres).faults(n).iter().map(|s| s.faults.len()).sum();
             assert!((n..n + 3).contains(&planned), "{planned} of {n}");
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::Engine;
 use super::kind::{Kind, Role};
 
 /// The width of the slots that availability is counted in, in nanoseconds.
@@ -65,6 +66,9 @@ impl Struck {
 /// A whole run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// What was tortured.
+    #[serde(default)]
+    pub engine: Engine,
     /// What the plan was drawn from.
     pub seed: u64,
     /// When it began.

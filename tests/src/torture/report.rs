@@ -61,7 +61,7 @@ pub fn verdict(record: &Record) -> String {
 /// The whole report as Markdown, which reads well on a terminal, too.
 #[must_use]
 pub fn markdown(record: &Record) -> String {
-    let mut text = format!("# Torture: {} faults, seed {}\n\n", record.faults, record.seed);
+    let mut text = format!("# Torture of {}: {} faults, seed {}\n\n", record.engine.name(), record.faults, record.seed);
     let _ = writeln!(text, "{}. {}.\n", record.began, record.machine);
     let _ = writeln!(
         text,

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::engine::Engine;
 use super::faults::{self, Harm, Victim};
 use super::kind::Kind;
 use super::orders;
 use super::plan::{Plan, Step};
 use super::record::{Record, Struck, seconds};
 use super::workload::{Workload, read_list};
-use crate::cluster::{Cluster, Options};
-use crate::disks::DiskKind;
+use crate::cluster::Cluster;
 use crate::wait::now_ns;
 
 /// The history is checked whenever so many faults have been done, and at the end.
@@ -28,16 +28,9 @@ pub struct Limits {
     pub time: Option<Duration>,
 }
 
-/// The cluster that is tortured: three nodes in networks of their own, each on a file system of its own.
-#[must_use]
-pub fn cluster_options() -> Options {
-    let disks = ["n1", "n2", "n3"].map(|n| (n, DiskKind::Freezable));
-    Options { disks: disks.to_vec(), ..Options::network() }
-}
-
 /// Does the plan of this seed on the cluster. All that was found wrong is in the record; `say` gets a line for each step.
-pub fn run(cluster: &Cluster, seed: u64, limits: Limits, mut say: impl FnMut(&str)) -> Record {
-    let mut record = Record { seed, machine: machine(), began: now(), ..Record::default() };
+pub fn run(cluster: &Cluster, engine: Engine, seed: u64, limits: Limits, mut say: impl FnMut(&str)) -> Record {
+    let mut record = Record { engine, seed, machine: machine(engine), began: now(), ..Record::default() };
     if let Err(e) = go(cluster, limits, &mut record, &mut say) {
         record.wrong.push(format!("{e:#}"));
     }
@@ -46,10 +39,10 @@ pub fn run(cluster: &Cluster, seed: u64, limits: Limits, mut say: impl FnMut(&st
 
 fn go(cluster: &Cluster, limits: Limits, record: &mut Record, say: &mut dyn FnMut(&str)) -> Result<()> {
     let start = now_ns();
-    let workload = Workload::start(cluster)?;
+    let workload = Workload::start(cluster, record.engine)?;
     let mut hurried = false;
     let mut checked = 0;
-    for (step, number) in Plan::new(record.seed).zip(1..) {
+    for (step, number) in Plan::new(record.seed, record.engine).zip(1..) {
         let out_of_time = limits.time.is_some_and(|t| Duration::from_nanos(now_ns() - start) >= t);
         if out_of_time || limits.faults.is_some_and(|n| record.faults >= n) {
             break;
@@ -74,7 +67,7 @@ fn go(cluster: &Cluster, limits: Limits, record: &mut Record, say: &mut dyn FnMu
         }
         if record.faults >= checked + CHECK_EVERY {
             checked = record.faults;
-            let (asked, list) = read_list(cluster)?;
+            let (asked, list) = read_list(cluster, record.engine)?;
             let faults = workload.history().until(asked).faults(&list);
             if !faults.is_empty() {
                 record.wrong.extend(faults.into_iter().map(|f| format!("after step {number}: {f}")));
@@ -93,7 +86,7 @@ fn go(cluster: &Cluster, limits: Limits, record: &mut Record, say: &mut dyn FnMu
     (record.writes, record.reads, record.unknown) = (counts.writes, counts.reads, counts.unknown);
     record.errors = history.errors.clone();
     record.measure(&history.acknowledged_at());
-    let (_, list) = read_list(cluster)?;
+    let (_, list) = read_list(cluster, record.engine)?;
     record.wrong.extend(history.faults(&list));
     Ok(())
 }
@@ -176,21 +169,20 @@ fn now() -> String {
 }
 
 /// The machine and the versions, in a line.
-fn machine() -> String {
+fn machine(engine: Engine) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("unknown");
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease");
-    let run = |program: &std::path::Path, arguments: &[&str]| {
-        crate::namespace::run(std::process::Command::new(program).args(arguments)).unwrap_or_default().trim().to_owned()
-    };
-    let postgres = crate::postgres::bin_dir().map(|d| run(&d.join("postgres"), &["--version"])).unwrap_or_default();
-    let commit = run("git".as_ref(), &["describe", "--always", "--dirty"]);
+    let mut describe = std::process::Command::new("git");
+    let commit = crate::namespace::run(describe.args(["describe", "--always", "--dirty"])).unwrap_or_default();
     let build = if cfg!(debug_assertions) { "development build" } else { "release build" };
     format!(
-        "{cores} × {}, Linux {}, {postgres}, commit {commit}, {build}",
+        "{cores} × {}, Linux {}, {}, commit {}, {build}",
         cpu.trim_start_matches(['\t', ' ', ':']),
-        kernel.trim()
+        kernel.trim(),
+        engine.version(),
+        commit.trim(),
     )
 }

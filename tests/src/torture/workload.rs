@@ -1,7 +1,4 @@
 //! Clients that append to a list and overwrite registers while faults happen, and note what they were told.
-//!
-//! The list is a table; its length and its last value are a row beside it, changed by the same statement. So the database itself says
-//! at which place a value stands, and to read that row is to read how much of the list there is.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,17 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Statement};
 use trine_history::list::{Append, Read};
 use trine_history::register::{Action, Operation};
 use trine_history::{Outcome, Span};
 
+use super::engine::Engine;
 use super::history::{Answer, History};
-use crate::checks;
+use super::session::{Failure, Question, Reply, Session};
 use crate::cluster::Cluster;
 use crate::wait::{now_ns, wait_until};
-use crate::writer;
 
 /// Clients of the list.
 const APPENDERS: u32 = 4;
@@ -30,14 +25,14 @@ const OVERWRITERS: u32 = 4;
 const REGISTERS: u32 = 3;
 /// At most one question of each client in this time.
 const PACE: Duration = Duration::from_millis(30);
-/// One host that does not take a session by then is left for the next.
-const CONNECT: Duration = Duration::from_millis(1500);
+/// A session that is not open by then is given up. One address that does not take it by a third of that is left for the next.
+const CONNECT: Duration = Duration::from_millis(4500);
 /// No answer by then: nobody knows what became of it.
 const ANSWER: Duration = Duration::from_secs(4);
 /// Until writes pass again after a fault is over. No promise of speed: only so that a run ends.
 const THROUGH_WITHIN: Duration = Duration::from_secs(40);
-
-const WHO: &str = "current_setting('cluster_name'), substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
+/// After so many values of a client the database's files are put in order.
+const TIDY_EVERY: u64 = 150;
 
 /// What all clients share.
 #[derive(Debug, Default)]
@@ -55,21 +50,12 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Makes the tables, starts the clients, each with another node's endpoint first, and waits until writes pass.
+    /// Makes what the database needs, starts the clients, each with another node's endpoint first, and waits until writes pass.
     ///
     /// # Errors
     /// They don't.
-    pub fn start(cluster: &Cluster) -> Result<Self> {
-        let who = "node text not null default current_setting('cluster_name'), \
-                   epoch text not null default substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
-        let tables = format!(
-            "create table torture_list (pos bigint primary key, value bigint not null, {who}); \
-             create table torture_end (length bigint not null, last bigint); \
-             insert into torture_end values (0, null); \
-             create table torture_registers (key int primary key, value bigint); \
-             insert into torture_registers (key) select generate_series(0, {REGISTERS} - 1)"
-        );
-        checks::select(cluster, &cluster.endpoints()?.writer, &tables, Duration::from_secs(20))?;
+    pub fn start(cluster: &Cluster, engine: Engine) -> Result<Self> {
+        engine.prepare(cluster, REGISTERS)?;
         let names: Vec<&str> = cluster.nodes().iter().map(|n| n.name.as_str()).collect();
         let mut dsns = Vec::new();
         for first in 0..names.len() {
@@ -81,9 +67,9 @@ impl Workload {
         let thread = cluster.client_namespace().spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let appenders = (0..APPENDERS).map(|n| tokio::spawn(appender(client(&of_clients, &dsns, n))));
-                let overwriters =
-                    (0..OVERWRITERS).map(|n| tokio::spawn(overwriter(client(&of_clients, &dsns, n + APPENDERS))));
+                let client = |n: u32| One::new(&of_clients, engine, &dsns, n);
+                let appenders = (0..APPENDERS).map(|n| tokio::spawn(appender(client(n))));
+                let overwriters = (0..OVERWRITERS).map(|n| tokio::spawn(overwriter(client(n + APPENDERS))));
                 for done in appenders.chain(overwriters).collect::<Vec<_>>() {
                     done.await.context("a client failed itself")?;
                 }
@@ -133,28 +119,14 @@ impl Drop for Workload {
 /// The list as the primary has it now, and when that was asked.
 ///
 /// # Errors
-/// It can't be read, has a gap, or rows of one epoch that two nodes wrote.
-pub fn read_list(cluster: &Cluster) -> Result<(u64, Vec<u64>)> {
-    let dsn = cluster.endpoints()?.writer;
+/// It can't be read, or is not as a list is.
+pub fn read_list(cluster: &Cluster, engine: Engine) -> Result<(u64, Vec<u64>)> {
+    let names: Vec<&str> = cluster.nodes().iter().map(|n| n.name.as_str()).collect();
+    let dsn = cluster.writer_at(&names)?;
     let asked = now_ns();
     let list = cluster.client_namespace().enter(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (client, _) = writer::connect(&dsn, Duration::from_secs(10)).await?;
-            let double = client
-                .query("select epoch from torture_list group by epoch having count(distinct node) > 1", &[])
-                .await?;
-            anyhow::ensure!(double.is_empty(), "rows of one epoch were written by two nodes: {double:?}");
-            let rows =
-                timeout(Duration::from_secs(60), client.query("select pos, value from torture_list order by pos", &[]));
-            let mut list = Vec::new();
-            for row in rows.await.context("no answer in time")?? {
-                let (pos, value): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-                anyhow::ensure!(usize::try_from(pos)? == list.len() + 1, "the list has a gap before {pos}");
-                list.push(u64::try_from(value)?);
-            }
-            Ok(list)
-        })
+        runtime.block_on(engine.list(&dsn))
     });
     Ok((asked, list.context("reading the list")?))
 }
@@ -162,50 +134,18 @@ pub fn read_list(cluster: &Cluster) -> Result<(u64, Vec<u64>)> {
 /// One client: its own values, its own session.
 struct One {
     shared: Arc<Shared>,
+    engine: Engine,
     dsn: String,
     next: u64,
-    session: Option<Session>,
-}
-
-struct Session {
-    client: Client,
-    not_replicated: Arc<AtomicBool>,
-    append: Statement,
-    look: Statement,
-    write: Statement,
-    read: Statement,
-}
-
-fn client(shared: &Arc<Shared>, dsns: &[String], number: u32) -> One {
-    let dsn = dsns[number as usize % dsns.len()].clone();
-    One { shared: Arc::clone(shared), dsn, next: u64::from(number + 1) * 1_000_000_000, session: None }
-}
-
-async fn open(dsn: &str) -> Result<Session> {
-    let (client, not_replicated) = writer::connect(dsn, CONNECT).await?;
-    let prepare = async {
-        let append = format!(
-            "with grown as (update torture_end set length = length + 1, last = $1 returning length), \
-             put as (insert into torture_list (pos, value) select length, $1 from grown) select {WHO}, length from grown"
-        );
-        let append = client.prepare(&append).await?;
-        let look = client.prepare(&format!("select {WHO}, length, last from torture_end")).await?;
-        let write = format!("update torture_registers set value = $2 where key = $1 returning {WHO}");
-        let write = client.prepare(&write).await?;
-        let read = client.prepare(&format!("select {WHO}, value from torture_registers where key = $1")).await?;
-        anyhow::Ok((append, look, write, read))
-    };
-    let (append, look, write, read) = timeout(ANSWER, prepare).await??;
-    Ok(Session { client, not_replicated, append, look, write, read })
-}
-
-/// Did the database certainly do nothing?
-fn refused(e: &tokio_postgres::Error) -> bool {
-    // A read-only session (a standby), a serialization failure, a deadlock.
-    e.code().is_some_and(|c| matches!(c.code(), "25006" | "40001" | "40P01"))
+    session: Option<Box<dyn Session>>,
 }
 
 impl One {
+    fn new(shared: &Arc<Shared>, engine: Engine, dsns: &[String], number: u32) -> Self {
+        let dsn = dsns[number as usize % dsns.len()].clone();
+        Self { shared: Arc::clone(shared), engine, dsn, next: u64::from(number + 1) * 1_000_000_000, session: None }
+    }
+
     fn value(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -220,61 +160,46 @@ impl One {
     }
 
     /// A session: the one that is open, or a new one as soon as there is one. `None`: it is time to end.
-    async fn session(&mut self) -> Option<Session> {
+    async fn session(&mut self) -> Option<Box<dyn Session>> {
         while !self.shared.stop.load(Ordering::Relaxed) {
             if let Some(session) = self.session.take() {
                 return Some(session);
             }
-            match open(&self.dsn).await {
-                Ok(session) => return Some(session),
-                Err(e) => {
-                    self.failed("connect", &kind(&e));
-                    sleep(Duration::from_millis(10)).await;
-                }
+            match timeout(CONNECT, self.engine.open(&self.dsn, CONNECT / 3)).await {
+                Ok(Ok(session)) => return Some(session),
+                Ok(Err(failure)) => self.failed("connect", &failure.kind),
+                Err(_) => self.failed("connect", "timeout"),
             }
+            sleep(Duration::from_millis(10)).await;
         }
         None
     }
 
-    /// Asks one thing. The session is kept if it was answered. `write`: an acknowledgement counts.
-    async fn ask(
-        &mut self,
-        session: Session,
-        asked: u64,
-        statement: impl Fn(&Session) -> &Statement,
-        parameters: &[&(dyn ToSql + Sync)],
-        write: Option<i64>,
-    ) -> (Span, Option<Row>) {
-        // `query` returns when the server is ready for the next one: the commit is over by then, not merely the row sent.
-        let answer = timeout(ANSWER, session.client.query(statement(&session), parameters)).await;
+    /// Asks one thing. The session is kept if it was answered.
+    async fn ask(&mut self, mut session: Box<dyn Session>, asked: u64, question: Question) -> (Span, Option<Reply>) {
+        let answer = timeout(ANSWER, session.ask(question)).await.unwrap_or_else(|_| Err(Failure::unknown("timeout")));
         let at = now_ns();
-        let what = if write.is_some() { "write" } else { "read" };
+        let write = question.value();
         match answer {
-            Ok(Ok(rows)) => {
-                let Some(row) = rows.into_iter().next() else {
-                    self.failed(what, "no row");
-                    return (Span::unknown(asked), None);
-                };
-                if session.not_replicated.swap(false, Ordering::SeqCst) {
-                    self.note(|h| h.let_through.push(write.unwrap_or(-1)));
-                    return (Span::unknown(asked), None);
-                }
-                let (node, epoch) = who(&row);
-                self.note(|h| h.answers.push(Answer { asked, at, node, epoch, write: write.is_some() }));
+            Ok(reply) if reply.let_through => {
+                self.note(|h| h.let_through.push(write.map_or(-1, |v| i64::try_from(v).unwrap_or(-1))));
+                (Span::unknown(asked), None)
+            }
+            Ok(reply) => {
+                self.note(|h| h.answers.push(Answer { asked, at, by: reply.by, write: write.is_some() }));
                 if write.is_some() {
                     self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
                 self.session = Some(session);
-                (Span::answered(asked, at), Some(row))
+                (Span::answered(asked, at), Some(reply))
             }
-            Ok(Err(e)) => {
-                let nothing_done = refused(&e);
-                self.failed(what, &kind(&e.into()));
-                (Span { asked, outcome: if nothing_done { Outcome::Refused } else { Outcome::Unknown } }, None)
-            }
-            Err(_) => {
-                self.failed(what, "timeout");
-                (Span::unknown(asked), None)
+            Err(failure) => {
+                self.failed(if write.is_some() { "write" } else { "read" }, &failure.kind);
+                if failure.impossible {
+                    self.note(|h| h.impossible.push(format!("{question:?} at {at}: {}", failure.kind)));
+                }
+                let outcome = if failure.refused { Outcome::Refused } else { Outcome::Unknown };
+                (Span { asked, outcome }, None)
             }
         }
     }
@@ -285,48 +210,34 @@ impl One {
     }
 }
 
-fn kind(e: &anyhow::Error) -> String {
-    match e.downcast_ref::<tokio_postgres::Error>() {
-        Some(e) => e
-            .code()
-            .map_or_else(|| if e.is_closed() { "closed" } else { "connection" }.to_owned(), |c| c.code().to_owned()),
-        None => "timeout".to_owned(),
-    }
-}
-
-fn who(row: &Row) -> (u8, u64) {
-    let node: String = row.get(0);
-    let epoch: String = row.get(1);
-    (node.trim_start_matches('n').parse().unwrap_or(0), u64::from_str_radix(&epoch, 16).unwrap_or(0))
-}
-
 async fn appender(mut me: One) {
     while let Some(session) = me.session().await {
         let value = me.value();
-        let sql_value = i64::try_from(value).unwrap_or_default();
         // Noted before it is sent: it may be in the list before its answer is here.
         let asked = now_ns();
         let place = me.note(|h| {
             h.appends.push(Append { value, span: Span::unknown(asked) });
             h.appends.len() - 1
         });
-        let (span, row) = me.ask(session, asked, |s| &s.append, &[&sql_value], Some(sql_value)).await;
-        let length = row.and_then(|r| usize::try_from(r.get::<_, i64>(2)).ok());
+        let (span, reply) = me.ask(session, asked, Question::Append(value)).await;
         me.note(|h| {
             h.appends[place].span = span;
-            h.reads.extend(length.map(|length| Read { length, last: Some(value), span }));
+            h.reads.extend(reply.map(|r| Read { length: r.length, last: Some(value), span }));
         });
         me.rest(asked).await;
         if value.is_multiple_of(3)
             && let Some(session) = me.session().await
         {
-            let (span, row) = me.ask(session, now_ns(), |s| &s.look, &[], None).await;
-            if let Some(row) = row {
-                let length = usize::try_from(row.get::<_, i64>(2)).unwrap_or_default();
-                let last = row.get::<_, Option<i64>>(3).and_then(|v| u64::try_from(v).ok());
-                me.note(|h| h.reads.push(Read { length, last, span }));
-            }
+            let (span, reply) = me.ask(session, now_ns(), Question::Look).await;
+            me.note(|h| h.reads.extend(reply.map(|r| Read { length: r.length, last: r.value, span })));
             me.rest(span.asked).await;
+        }
+        if value.is_multiple_of(TIDY_EVERY)
+            && let Some(session) = &mut me.session
+            && timeout(ANSWER, session.tidy()).await.is_err()
+        {
+            // Its answer may come yet, and must not be taken for another's.
+            me.session = None;
         }
     }
 }
@@ -337,28 +248,28 @@ async fn overwriter(mut me: One) {
         // Another register in each turn, and what is read is not always what was just written.
         let key = u32::try_from(value % u64::from(REGISTERS)).unwrap_or(0);
         let other = u32::try_from(value / u64::from(REGISTERS) % u64::from(REGISTERS)).unwrap_or(0);
-        let (sql_key, sql_value) = (i32::try_from(key).unwrap_or(0), i64::try_from(value).unwrap_or_default());
         let asked = now_ns();
         let place = me.note(|h| {
             let operations = h.registers.entry(key).or_default();
             operations.push(Operation { action: Action::Write(value), span: Span::unknown(asked) });
             operations.len() - 1
         });
-        let (span, _) = me.ask(session, asked, |s| &s.write, &[&sql_key, &sql_value], Some(sql_value)).await;
+        let (span, _) = me.ask(session, asked, Question::Write { key, value }).await;
         me.note(|h| {
             if let Some(operation) = h.registers.get_mut(&key).and_then(|all| all.get_mut(place)) {
                 operation.span = span;
             }
         });
         me.rest(asked).await;
-        if let Some(session) = me.session().await {
-            let sql_other = i32::try_from(other).unwrap_or(0);
-            let (span, row) = me.ask(session, now_ns(), |s| &s.read, &[&sql_other], None).await;
-            if let Some(row) = row {
-                let seen = row.get::<_, Option<i64>>(2).and_then(|v| u64::try_from(v).ok());
-                me.note(|h| h.registers.entry(other).or_default().push(Operation { action: Action::Read(seen), span }));
-            }
+        // Until it is answered: then after each failure a read comes before the next write, and sees what that would cover up.
+        while let Some(session) = me.session().await {
+            let (span, reply) = me.ask(session, now_ns(), Question::Read(other)).await;
             me.rest(span.asked).await;
+            if let Some(reply) = reply {
+                let read = Operation { action: Action::Read(reply.value), span };
+                me.note(|h| h.registers.entry(other).or_default().push(read));
+                break;
+            }
         }
     }
 }

@@ -5,11 +5,14 @@
 //! opened as an agent would open it and applies what its own log has after its last checkpoint. Nothing of one copy makes up
 //! for what another lacks.
 
+use std::borrow::Borrow as _;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::path::Path;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,7 +73,7 @@ pub fn identical(cluster: &Cluster) -> Result<Compared> {
         ensure!(check(&first.1)? == check(other)?, "the logs of {} and {name} differ before {log}", first.0);
     }
     for (name, volume) in &copies {
-        lead(volume, log).with_context(|| format!("opening the copy of {name}"))?;
+        lead(volume, log, LAST).with_context(|| format!("opening the copy of {name}"))?;
     }
     let mut compared = Compared { log, names: 0, content: 0 };
     let tree = first.1.look(Clone::clone);
@@ -121,15 +124,54 @@ fn open(folder: &Path) -> Result<Volume> {
 }
 
 /// Everything up to `log` goes into its files.
-fn lead(volume: &Volume, log: u64) -> Result<()> {
+fn lead(volume: &Volume, log: u64, epoch: Epoch) -> Result<()> {
     volume.truncate(log)?;
-    volume.lead(LAST)?;
+    volume.lead(epoch)?;
     volume.set_sync(&SyncSetting::Alone);
     wait_until("a copy to apply its log", Duration::from_secs(20), || {
         let now = *volume.progress().borrow();
         ensure!(!now.closed, "it was closed: {:?}", volume.closed());
         Ok(now.applied == now.end)
     })
+}
+
+/// Writes a copy's files and folders into a new folder, each as long and with the content that it has, for a program that reads
+/// files. No agent may have the copy.
+///
+/// # Errors
+/// The copy can't be opened or read, or the folder not be written.
+pub fn take_out(copy: &Path, into: &Path) -> Result<()> {
+    let volume = open(copy)?;
+    lead(&volume, volume.log_end().lsn, Epoch(LAST.0 + 1))?;
+    let tree = volume.look(Clone::clone);
+    let mut folders: Vec<(Ino, PathBuf)> = vec![(Ino::ROOT, into.to_owned())];
+    while let Some((folder, path)) = folders.pop() {
+        fs::create_dir_all(&path)?;
+        let inode = tree.get(folder).context("a folder that is not there")?;
+        for (name, ino) in inode.directory().into_iter().flat_map(|d| &d.entries) {
+            let to = path.join(OsStr::from_bytes(name.borrow()));
+            let what = tree.get(*ino).context("a name of no file")?;
+            if what.is_directory() {
+                folders.push((*ino, to));
+            } else if what.is_file() {
+                write_out(&volume, *ino, what.size(), &to).with_context(|| format!("writing {}", to.display()))?;
+            }
+        }
+    }
+    volume.end("its files are out");
+    Ok(())
+}
+
+fn write_out(volume: &Volume, ino: Ino, size: u64, to: &Path) -> Result<()> {
+    let mut file = fs::File::create(to)?;
+    let mut at = 0;
+    while at < size {
+        let piece = volume.read(ino, at, PIECE)?;
+        ensure!(!piece.is_empty(), "it ends at {at}, and should have {size} bytes");
+        file.write_all(&piece)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 fn same_content(copies: &[(&str, Volume)], ino: Ino, size: u64) -> Result<u64> {

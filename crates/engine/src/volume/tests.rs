@@ -152,3 +152,33 @@ fn a_password_that_would_need_quotes_is_refused_where_it_stands_in_a_file() {
         assert!(e.contains("app_password") && !e.contains("odd"), "{e}");
     }
 }
+
+/// One that is asked while it reads its file says so, and goes on talking if it is not told to end. The next try must not wait
+/// for the deadline of the first.
+#[tokio::test]
+async fn a_redis_that_is_loading_is_asked_again_soon() {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let redis = tokio::spawn(async move {
+        for ping in ["-LOADING Redis is loading the dataset in memory\r\n", "+PONG\r\n"] {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut lines = BufReader::new(stream).lines();
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let answer = if line == "PING" { ping } else { "+OK\r\n" };
+                // It may have heard enough.
+                let _ = lines.get_mut().get_mut().write_all(answer.as_bytes()).await;
+                if line == "QUIT" {
+                    break;
+                }
+            }
+        }
+    });
+    let dir = open_folder();
+    let over = part(&format!("{}command = 'sh'", user())).over(preset("redis").unwrap());
+    let spec =
+        over.complete().unwrap().resolve(Place::of(dir.path(), "127.0.0.2".parse().unwrap(), port, "pw")).unwrap();
+    assert!(spec.ready.check.deadline > Duration::from_secs(4));
+    tokio::time::timeout(Duration::from_secs(2), spec.until_ready()).await.expect("the second try").unwrap();
+    redis.await.unwrap();
+}

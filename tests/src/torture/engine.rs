@@ -1,0 +1,158 @@
+//! The databases that can be tortured, and in what they differ.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::kind::{Kind, Role};
+use super::session::{Failure, Firebird, Postgres, Redis, Session, Sqlite};
+use super::verify;
+use crate::checks;
+use crate::cluster::{Cluster, Options};
+use crate::disks::DiskKind;
+use crate::docker::{self, Docker};
+use crate::namespace;
+
+/// What is tortured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// PostgreSQL with its own replication.
+    #[default]
+    Postgres,
+    /// Redis with an append-only file, on a replicated volume.
+    Redis,
+    /// The same Redis in a container of Docker.
+    RedisDocker,
+    /// Firebird with forced writes, on a replicated volume.
+    Firebird,
+    /// SQLite behind the small server of its preset, on a replicated volume.
+    Sqlite,
+}
+
+impl Engine {
+    /// Its name, as the command line has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+            Self::RedisDocker => "redis-docker",
+            Self::Firebird => "firebird",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
+    /// The cluster that is tortured: three nodes in networks of their own, each on a file system of its own.
+    ///
+    /// # Errors
+    /// There is no Docker.
+    pub fn options(self) -> Result<Options> {
+        let disks = ["n1", "n2", "n3"].map(|n| (n, DiskKind::Freezable));
+        let options = Options { disks: disks.to_vec(), ..Options::network() };
+        match self {
+            Self::Postgres => Ok(options),
+            Self::Redis | Self::Firebird | Self::Sqlite => Ok(options.volume(self.name())),
+            Self::RedisDocker => {
+                let options = options.volume("redis").set("database.user=\"999:999\"");
+                Ok(options.in_container(Docker::ready()?, docker::REDIS, "{run}/redis.sock"))
+            }
+        }
+    }
+
+    /// Can this happen to a node of this role at all? On a volume only the primary runs a database, and the volume's log goes
+    /// the same way as what agents tell each other.
+    #[must_use]
+    pub fn strikes(self, kind: Kind, role: Role) -> bool {
+        let on_volume = self != Self::Postgres;
+        match kind {
+            Kind::ReplicationCut => !on_volume,
+            Kind::MountLost => on_volume && role == Role::Primary,
+            // Redis has another for the moments of a rewrite only, the others never.
+            // Beside a container's processes there is what holds it.
+            Kind::ProcessKilled | Kind::ProcessFrozen => {
+                !on_volume || (self == Self::RedisDocker && role == Role::Primary)
+            }
+            Kind::DatabaseKilled | Kind::DatabaseFrozen | Kind::GuardKilled | Kind::GuardFrozen => {
+                !on_volume || role == Role::Primary
+            }
+            _ => true,
+        }
+    }
+
+    /// Makes what the clients need.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn prepare(self, cluster: &Cluster, registers: u32) -> Result<()> {
+        match self {
+            Self::Postgres => Postgres::prepare(cluster, registers),
+            Self::Redis | Self::RedisDocker => Ok(()),
+            Self::Firebird => Firebird::prepare(cluster, registers),
+            Self::Sqlite => Sqlite::prepare(cluster, registers),
+        }
+    }
+
+    /// Opens a session; each address of the DSN is tried for so long.
+    ///
+    /// # Errors
+    /// None takes it.
+    pub async fn open(self, dsn: &str, each: Duration) -> Result<Box<dyn Session>, Failure> {
+        match self {
+            Self::Postgres => Postgres::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Redis | Self::RedisDocker => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Firebird => Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Sqlite => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+        }
+        .map_err(|e| Failure::of_connecting(&e))
+    }
+
+    /// The list as it is now.
+    ///
+    /// # Errors
+    /// It can't be read, or is not as a list is.
+    pub async fn list(self, dsn: &str) -> Result<Vec<u64>> {
+        match self {
+            Self::Postgres => Postgres::list(dsn).await,
+            Self::Redis | Self::RedisDocker => Redis::list(dsn).await,
+            Self::Firebird => Firebird::list(dsn).await,
+            Self::Sqlite => Sqlite::list(dsn).await,
+        }
+    }
+
+    /// The database's own check of its data, when the copies are known to be equal; what it has found in order. On a volume the
+    /// cluster is dead by then, and each copy is checked alone.
+    ///
+    /// # Errors
+    /// What it finds.
+    pub fn verify(self, cluster: &Cluster) -> Result<String> {
+        match self {
+            Self::Postgres => checks::amcheck(cluster).map(|()| "pg_amcheck finds nothing".to_owned()),
+            Self::Redis | Self::RedisDocker => verify::each_copy(cluster, verify::redis),
+            Self::Firebird => verify::each_copy(cluster, verify::firebird),
+            Self::Sqlite => verify::each_copy(cluster, verify::sqlite),
+        }
+    }
+
+    /// The program and its version.
+    #[must_use]
+    pub fn version(self) -> String {
+        let ask = |program: &std::path::Path, how: &str| {
+            namespace::run(Command::new(program).arg(how)).unwrap_or_default().trim().to_owned()
+        };
+        let run = |program: &std::path::Path| ask(program, "--version");
+        match self {
+            Self::Postgres => crate::postgres::bin_dir().map(|d| run(&d.join("postgres"))).unwrap_or_default(),
+            // `Redis server v=7.0.15 sha=…`
+            // `gfix version LI-V3.0.11.33703 Firebird 3.0`
+            Self::Firebird => ask("gfix".as_ref(), "-z").replace("gfix version", "Firebird"),
+            Self::Sqlite => format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default()),
+            Self::Redis | Self::RedisDocker => {
+                run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned()
+            }
+        }
+    }
+}
