@@ -19,6 +19,7 @@ mod hold;
 mod limits;
 mod postgres;
 mod relay;
+mod rest;
 mod route;
 mod served;
 mod session;

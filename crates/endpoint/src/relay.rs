@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 use crate::Conn;
 use crate::counters::{BusyMark, Counters};
 use crate::postgres::Tracker;
+use crate::rest::Rest;
 use crate::warden::{Look, Warden};
 
 /// What one read takes at most. Reads go into one buffer of the thread and from there on at once: a session keeps memory only
@@ -171,6 +172,8 @@ pub(crate) struct Relay<'a> {
     drain: bool,
     half_closed: Duration,
     timer: Option<(Pin<Box<Sleep>>, u64)>,
+    /// Without a tracker.
+    rest: Rest,
 }
 
 impl<'a> Relay<'a> {
@@ -201,6 +204,7 @@ impl<'a> Relay<'a> {
             drain: false,
             half_closed,
             timer: None,
+            rest: Rest::default(),
         }
     }
 
@@ -268,14 +272,20 @@ impl<'a> Relay<'a> {
         if let Err(event) = step {
             return Poll::Ready(event);
         }
-        if self.drain {
+        if !self.drain {
+            self.rest.over();
+        } else if self.tracker.is_some() {
             self.busy.set(!self.parked());
+        } else {
+            self.rest.look(cx, self.up.is_clear() && self.down.is_clear(), self.up.moved + self.down.moved);
+            self.busy.set(!self.rest.is_at_rest());
         }
         if self.up.eof { self.poll_half_closed(cx) } else { Poll::Pending }
     }
 
     fn parked(&self) -> bool {
-        self.drain && self.up.is_clear() && self.down.is_clear() && self.tracker.as_ref().is_some_and(Tracker::idle)
+        let idle = self.tracker.as_ref().map_or_else(|| self.rest.holds(), Tracker::idle);
+        self.drain && self.up.is_clear() && self.down.is_clear() && idle
     }
 
     /// Client to database.
@@ -311,6 +321,9 @@ impl<'a> Relay<'a> {
             };
             self.up.eof = len == 0;
             self.only_opening &= self.up.eof;
+            if !self.up.eof {
+                self.rest.asked();
+            }
             if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
                 t.note_client(bytes);
             }
@@ -351,6 +364,7 @@ impl<'a> Relay<'a> {
                 Poll::Ready(Err(_) | Ok(0)) => return Err(Event::End(Ended::Server)),
                 Poll::Ready(Ok(n)) => n,
             };
+            self.rest.answered();
             if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
                 if self.down.moved == 0 && says_not_yet(bytes) {
                     return Err(Event::End(Ended::NotYet));

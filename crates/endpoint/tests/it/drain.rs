@@ -67,6 +67,49 @@ async fn a_paused_session_ends_with_the_switchover_before_it_is_read() {
     server.expect_gone().await;
 }
 
+/// Where one transaction ends is not known there, so a session is at rest when its client has had an answer, and says nothing.
+#[tokio::test]
+async fn sessions_of_a_protocol_that_is_not_known_come_to_rest() {
+    let bed = Setup { wire: Wire::Raw, ..Setup::default() }.run(Route::local(Epoch(1))).await;
+    let db = bed.database(Target::Local).await;
+    let (mut idle, mut idle_db) = (bed.connect().await, db.accept().await);
+    let (mut asks, mut asks_db) = (bed.connect().await, db.accept().await);
+    let (mut never, mut never_db) = (bed.connect().await, db.accept().await);
+    idle.send(b"ask").await;
+    idle_db.expect(b"ask").await;
+    idle_db.send(b"answer").await;
+    idle.expect(b"answer").await;
+    asks.send(b"slow").await;
+    asks_db.expect(b"slow").await;
+    bed.busy(3).await;
+    bed.routes.send_replace(Route::local(Epoch(1)).draining(true));
+    // One that never rests: its client says the next thing as soon as it has an answer.
+    let talking = tokio::spawn(async move {
+        let mut words = 0;
+        loop {
+            never.send(b"word").await;
+            words += 1;
+            tokio::select! {
+                () = never_db.expect(b"word") => {}
+                () = tokio::time::sleep(std::time::Duration::from_secs(10)) => return (never, never_db, words),
+            }
+            never_db.send(b"back").await;
+            never.expect(b"back").await;
+        }
+    });
+    // The one that has no answer yet is waited for, and that alone.
+    bed.busy(1).await;
+    asks_db.send(b"at last").await;
+    asks.expect(b"at last").await;
+    bed.busy(0).await;
+    idle.send(b"late").await;
+    idle_db.expect_nothing();
+    bed.routes.send_replace(Route::local(Epoch(1)));
+    idle_db.expect(b"late").await;
+    bed.busy(3).await;
+    talking.abort();
+}
+
 #[tokio::test]
 async fn a_forwarded_session_obeys_permit_and_cancel() {
     for by_cancel in [true, false] {
