@@ -5,7 +5,8 @@
 //! | `table.rs` | `[database]` of trine.toml as it is written, and the rules that it must keep |
 //! | `template.rs` | text with placeholders |
 //! | `preset.rs`, `presets/` | descriptions that come along: the same tables, in short files |
-//! | `spec.rs` | all of that resolved on one node: programs, arguments, files, checks |
+//! | `spec.rs` | all of that on one node: programs, arguments, files, checks |
+//! | `resolve.rs`, `place.rs` | how it is resolved, and what the placeholders are there |
 //! | `program.rs` | where programs are |
 //! | `run.rs` | runs a program to its end, within a deadline; makes the first data |
 //! | `checks.rs` | does it answer? |
@@ -25,9 +26,11 @@ mod following;
 mod leading;
 mod look;
 mod paths;
+mod place;
 mod preset;
 mod process;
 mod program;
+mod resolve;
 mod run;
 mod serving;
 mod site;
@@ -40,9 +43,10 @@ mod verifying;
 pub use checks::CheckError;
 pub use container::{ContainerError, ContainerSpec, end_containers};
 pub use engine::{VolumeConfig, VolumeEngine};
+pub use place::Place;
 pub use preset::{PRESETS, preset};
 pub use process::Instance;
-pub use spec::{Check, DatabaseSpec, Health, How, Listen, Place, Program, Ready, Stop};
+pub use spec::{Check, DatabaseSpec, Health, How, Listen, Program, Ready, Stop};
 pub use table::{Bind, Database, DatabaseTable, Part, Pull, Registry, Wrong};
 
 #[cfg(test)]

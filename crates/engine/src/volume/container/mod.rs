@@ -22,7 +22,8 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 
-use super::spec::{DatabaseSpec, Listen, Place};
+use super::place::Place;
+use super::spec::{DatabaseSpec, Listen};
 use super::table::{Bind, ContainerPart, Pull, Registry};
 use crate::EngineError;
 
