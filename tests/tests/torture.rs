@@ -1,13 +1,16 @@
 //! A few random faults, some of them at once, of each kind of database. `make torture` does as many as one likes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::time::Duration;
+
 use trine_tests::docker::Docker;
 use trine_tests::namespace::on_path;
 use trine_tests::scenario::scenario_with;
 use trine_tests::torture::faults::{Harm, Victim, heal, strike};
 use trine_tests::torture::workload::{Workload, read_list};
 use trine_tests::torture::{Engine, Kind, Limits, Planned, Role, Step, report, run};
-use trine_tests::{Options, scenario};
+use trine_tests::volume::on_redis;
+use trine_tests::{Options, redis, scenario};
 
 /// So many faults of a plan, and all checks; at least `possible` of them must strike.
 fn torture(engine: Engine, seed: u64, faults: usize, possible: usize) {
@@ -91,5 +94,35 @@ fn what_is_lost_is_found() {
         anyhow::ensure!(faults.iter().any(|f| f.contains("is lost")), "nothing was found: {faults:?}");
         anyhow::ensure!(faults.iter().any(|f| f.contains("register")), "no register shows it: {faults:?}");
         s.cluster.sql(&next, "app")?.rows("alter role app reset synchronous_commit").map(drop)
+    });
+}
+
+/// On a volume, too: a Redis that acknowledges what it has not made durable loses it with its node.
+#[test]
+fn what_is_lost_on_a_volume_is_found() {
+    on_redis("torture-teeth-volume", Options::network(), |s| {
+        let status = s.cluster.wait_healthy()?;
+        let primary = status.primary.clone().expect("a healthy cluster has a primary");
+        let workload = Workload::start(&s.cluster, Engine::Redis)?;
+        let dsn = s.writer_at(&[&primary])?;
+        s.cluster.client_namespace().enter(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut session = redis::Session::connect(&dsn, Duration::from_secs(5)).await?;
+                session.ask(&["CONFIG", "SET", "appendfsync", "no"]).await
+            })
+        })?;
+        workload.wait_acknowledged(50)?;
+        s.cluster.kill_node(&primary)?;
+        s.cluster.wait_new_primary(status.epoch)?;
+        workload.wait_acknowledged(50)?;
+        s.cluster.start_node(&primary)?;
+        s.cluster.wait_healthy()?;
+        let history = workload.stop()?;
+        let (_, list) = read_list(&s.cluster, Engine::Redis)?;
+        let faults = history.faults(&list);
+        println!("{} faults, the first: {:?}", faults.len(), faults.first());
+        anyhow::ensure!(faults.iter().any(|f| f.contains("is lost")), "nothing was found: {faults:?}");
+        Ok(())
     });
 }

@@ -205,6 +205,15 @@ impl Volume {
         self.shared.state().why.clone()
     }
 
+    /// Waits until it is closed, and says why.
+    pub async fn until_closed(&self) -> String {
+        let mut progress = self.progress();
+        // What the wait gives keeps whoever publishes waiting, and who publishes has the state: it must be gone before the state
+        // is asked.
+        drop(progress.wait_for(|p| p.closed).await);
+        self.closed().unwrap_or_default()
+    }
+
     /// Whether it was closed because the copy is of no use any more.
     #[must_use]
     pub fn is_broken(&self) -> bool {

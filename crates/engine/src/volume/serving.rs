@@ -71,16 +71,12 @@ impl Serving {
             Ok(()) => {
                 self.up.send_replace(Up::Ready);
                 let mut process = self.instance.process();
-                let mut progress = self.volume.progress();
                 tokio::select! {
                     _ = process.wait_for(|p| *p == Process::Stopped) => {
                         let how = self.instance.ending().map_or_else(|| "it ended".to_owned(), words);
                         format!("its database does not run any more: {how}")
                     }
-                    _ = progress.wait_for(|p| p.closed) => {
-                        let why = self.volume.closed().unwrap_or_default();
-                        format!("its volume was closed: {why}")
-                    }
+                    why = self.volume.until_closed() => format!("its volume was closed: {why}"),
                     () = self.mount.ended() => "its volume is not mounted any more".to_owned(),
                 }
             }

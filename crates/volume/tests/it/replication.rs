@@ -204,3 +204,29 @@ async fn a_new_copy_begins_in_an_epoch_before_the_primarys() {
     assert_eq!(taken.epoch, Epoch(2));
     assert_eq!(b.volume.extent(), a.volume.extent());
 }
+
+/// Who is told that a volume was closed, and asks why, does not meet who closes it once more (the node is fenced while its database
+/// is taken down) with each holding what the other waits for.
+#[test]
+fn who_waits_for_the_end_and_who_brings_it_do_not_wait_for_each_other() {
+    let a = Node::new("a");
+    let (done, both) = std::sync::mpsc::channel();
+    let (waits, closes) = (a.volume.clone(), a.volume.clone());
+    let told = done.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for _ in 0..100_000 {
+            assert_eq!(runtime.block_on(waits.until_closed()), "fenced");
+        }
+        told.send(()).unwrap();
+    });
+    std::thread::spawn(move || {
+        for _ in 0..100_000 {
+            closes.close("fenced");
+        }
+        done.send(()).unwrap();
+    });
+    for _ in 0..2 {
+        both.recv_timeout(crate::node::PATIENCE).expect("they wait for each other");
+    }
+}
