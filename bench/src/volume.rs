@@ -24,6 +24,9 @@ const PORT: u16 = 6590;
 /// A long lease: what is measured is no failover.
 const LONG: &str = "timing.lease_ms=10000";
 
+/// What a node reports may be so old, in seconds.
+const REPORTS: f64 = 4.0;
+
 /// The write test: so many pages of 4 KiB, over a file of 1 GiB.
 const PAGES: u64 = 5000;
 const FILE: u64 = 1 << 30;
@@ -100,18 +103,19 @@ impl Local {
         wait_until("a healthy cluster", Duration::from_secs(60), || Ok(self.status()?["health"] == "healthy"))
     }
 
-    /// How much log a standby has, in bytes, once all have the same.
+    /// How much log a standby has, in bytes, once all have the same, and have had it for longer than what nodes report is old.
     fn log(&self) -> Result<u64> {
-        let mut log = 0;
+        let (mut log, mut since) = (0, now_ns());
         wait_until("all nodes to have the same log", Duration::from_secs(60), || {
             let status = self.status()?;
             let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
             let positions: Vec<&str> = nodes.iter().filter_map(|n| n["position"].as_str()).collect();
             let same = positions.len() == 3 && positions.iter().all(|p| *p == positions[0]);
-            if let Some(position) = positions.first().filter(|_| same) {
-                log = u64::from_str_radix(&position.replace('/', ""), 16)?;
+            let now = positions.first().map(|p| u64::from_str_radix(&p.replace('/', ""), 16)).transpose()?.unwrap_or(0);
+            if !same || now != log {
+                (log, since) = (now, now_ns());
             }
-            Ok(same)
+            Ok(seconds(now_ns() - since) > REPORTS)
         })?;
         Ok(log)
     }
