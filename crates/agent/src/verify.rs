@@ -100,8 +100,8 @@ async fn verify(node: &Arc<Node>, pace: Option<u64>) {
     let seen = tell.borrow().clone();
     let problem = ended.err().map(|error| error.chain());
     tracing::info!(bytes = seen.done, differences = seen.differences.len(), ?problem, "the copies were compared");
-    for difference in &seen.differences {
-        node.event(EventKind::Failure, sentence(difference), Evidence::default()).await;
+    for text in sentences(&seen) {
+        node.event(EventKind::Failure, text, Evidence::default()).await;
     }
     remedy(node, &seen).await;
     show(&seen, false, problem);
@@ -132,10 +132,15 @@ fn shown(seen: &Verification, number: u64, running: bool, problem: Option<String
         done_bytes: seen.done,
         total_bytes: seen.total,
         copies: if seen.copies == usize::MAX { 0 } else { seen.copies },
-        differences: seen.differences.iter().map(sentence).collect(),
+        differences: sentences(seen),
         unrepaired: seen.differences.iter().filter(|d| d.outcome != Remedy::Repaired).count(),
         problem,
     }
+}
+
+fn sentences(seen: &Verification) -> Vec<String> {
+    let more = (seen.more > 0).then(|| format!("and {} parts more", seen.more));
+    seen.differences.iter().map(sentence).chain(more).collect()
 }
 
 fn sentence(difference: &Difference) -> String {
@@ -158,9 +163,10 @@ mod tests {
     fn what_was_repaired_counts_as_repaired() {
         let difference = |outcome| Difference { what: "a".into(), nodes: ["n2".parse().unwrap()].into(), outcome };
         let differences = [Remedy::Repaired, Remedy::Undecided, Remedy::Busy].map(difference).into();
-        let seen = Verification { done: 5, total: 9, copies: 2, differences };
+        let seen = Verification { done: 5, total: 9, copies: 2, differences, more: 7 };
         let shown = shown(&seen, 3, true, None);
-        assert_eq!((shown.unrepaired, shown.differences.len(), shown.copies), (2, 3, 2));
+        assert_eq!((shown.unrepaired, shown.differences.len(), shown.copies), (2, 4, 2));
+        assert_eq!(shown.differences.last().unwrap(), "and 7 parts more");
         assert_eq!(shown.differences.first().unwrap(), "a differed on n2, and was repaired from the others");
     }
 }

@@ -92,7 +92,9 @@ fn keep_writing(mut sink: impl Write, waiting: &Receiver<Order>, lost: &AtomicU6
 /// Logs to stderr from now on.
 pub(crate) fn start() -> io::Result<()> {
     let log = Log::to(io::stderr())?;
-    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
+    // openraft tells what the agent tells itself; fuser calls it an error when who asked was killed meanwhile.
+    let filter =
+        EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new("info,openraft=off,fuser::reply=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())

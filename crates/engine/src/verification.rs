@@ -14,8 +14,15 @@ pub struct Verification {
     pub total: u64,
     /// Of so many copies; of some part, of fewer than of others: the fewest.
     pub copies: usize,
-    /// What differs, or did.
+    /// What differs, or did: the first [`Verification::SHOWN`] of them.
     pub differences: Vec<Difference>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+impl Verification {
+    /// So many differences are told one by one: a disk that has lost all it had differs everywhere.
+    pub const SHOWN: usize = 20;
 }
 
 /// A part of the data that is not the same in all copies.

@@ -170,7 +170,16 @@ impl Verifier<'_> {
             }
         };
         tracing::warn!(%what, ?nodes, ?outcome, "the copies of the volume differ");
-        self.seen.send_modify(|v| v.differences.push(Difference { what, nodes, outcome }));
+        self.seen.send_modify(|v| {
+            // One that asks for more than a repair is never left out: something has to be done about it.
+            let same = |d: &Difference| d.outcome == outcome && d.nodes == nodes;
+            let told = outcome == Remedy::Repaired || v.differences.iter().any(same);
+            if v.differences.len() < Verification::SHOWN || !told {
+                v.differences.push(Difference { what, nodes, outcome });
+            } else {
+                v.more += 1;
+            }
+        });
         Ok(())
     }
 }
@@ -253,6 +262,25 @@ mod tests {
         verify(&"n1".parse().unwrap(), &volume, Some(u64::MAX), Duration::ZERO, &seen).await.unwrap();
         let seen = seen.borrow().clone();
         assert_eq!((seen.done, seen.total, seen.copies, seen.differences.len()), (3 << 20, 3 << 20, 1, 0));
+        volume.end("done");
+    }
+
+    #[test]
+    fn a_disk_that_has_lost_everything_is_told_in_a_few_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = volume(folder.path());
+        let seen = watch::channel(Verification::default()).0;
+        let this = Verifier { me: &"n1".parse().unwrap(), volume: &volume, seen: &seen };
+        let part = Region::Content { ino: Ino(9), offset: 0, len: 1 };
+        let nodes = |node: &str| [node.parse().unwrap()].into();
+        for _ in 0..1000 {
+            this.found(part, nodes("n2"), Remedy::Repaired).unwrap();
+        }
+        this.found(part, nodes("n3"), Remedy::Undecided).unwrap();
+        this.found(part, nodes("n3"), Remedy::Undecided).unwrap();
+        let seen = seen.borrow().clone();
+        assert_eq!((seen.differences.len(), seen.more), (Verification::SHOWN + 1, 981));
+        assert_eq!(seen.differences.last().unwrap().outcome, Remedy::Undecided);
         volume.end("done");
     }
 }
