@@ -12,8 +12,8 @@ image=trine-tests/redis:1
 
 if [ "${1:-}" = down ]; then
     if [ -f "$own/pid" ]; then kill "$(cat "$own/pid")" && while [ -f "$own/pid" ]; do sleep 0.1; done; fi
-    # The daemon leaves the network namespace of its host mounted.
-    umount "$own"/exec/netns/* 2>/dev/null || true
+    # The daemon leaves mounted: the network namespace of its host, and its data on itself.
+    for left in "$own"/exec/netns/* "$data"; do umount "$left" 2>/dev/null || true; done
     rm -rf "$own" "$data"
     exit 0
 fi
