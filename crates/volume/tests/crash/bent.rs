@@ -22,6 +22,8 @@ pub(crate) struct Bent {
 struct Gate {
     shut: bool,
     writers: usize,
+    /// How often it was asked for its room.
+    looks: usize,
 }
 
 impl Bent {
@@ -43,6 +45,11 @@ impl Bent {
     /// Returns once somebody waits to write log.
     pub(crate) fn wait_hung(&self) {
         drop(self.moved.wait_while(self.gate.lock().unwrap(), |g| g.writers == 0).unwrap());
+    }
+
+    /// Returns once it was asked for its room so often.
+    pub(crate) fn wait_looked(&self, times: usize) {
+        drop(self.moved.wait_while(self.gate.lock().unwrap(), |g| g.looks < times).unwrap());
     }
 
     fn pass(&self, writers: usize) {
@@ -92,6 +99,8 @@ impl Medium for Bent {
         self.disk.list(folder)
     }
     fn room(&self) -> io::Result<Room> {
+        self.gate.lock().unwrap().looks += 1;
+        self.moved.notify_all();
         Ok(Room { total: 1 << 30, free: self.free.load(Ordering::Relaxed) })
     }
     fn place(&self) -> String {
