@@ -284,6 +284,18 @@ impl Switch {
         })
     }
 
+    /// Of the large packets (more than 1000 bytes) that one machine sends another, so many a second pass, and the rest are lost.
+    /// Small ones pass: heartbeats and acknowledgements, but not much data.
+    ///
+    /// # Errors
+    /// iptables refuses.
+    pub fn narrow(&self, from: &str, to: &str, a_second: u32) -> Result<()> {
+        let large = format!("-s {} -m length --length 1001:", self.get(from).1);
+        let to = &self.get(to).0;
+        to.iptables(&format!("-A INPUT {large} -m limit --limit {a_second}/second --limit-burst 1 -j ACCEPT"))?;
+        to.iptables(&format!("-A INPUT {large} -j DROP"))
+    }
+
     /// Everything passes again, everywhere.
     ///
     /// # Errors

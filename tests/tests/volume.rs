@@ -244,6 +244,32 @@ fn postgres_on_a_volume() {
     });
 }
 
+/// Nobody waits for it, and once the rule does without it no election has to ask it either.
+#[test]
+fn a_standby_that_falls_behind_leaves_the_sync_rule_until_it_keeps_up() {
+    on_redis("v-slow", Options::network(), |s| {
+        let status = s.cluster.wait_healthy()?;
+        let primary = status.primary.clone().context("a healthy cluster has a primary")?;
+        let standbys = status.standbys();
+        let (slow, other) = (&standbys[0], &standbys[1]);
+        let clients = s.clients()?;
+        s.cluster.switch().narrow(&primary, slow, 20)?;
+        let ballast = File::create(s.cluster.node(&primary).data().join("ballast"))?;
+        for mib in 0..64 {
+            ballast.write_all_at(&vec![mib as u8; 1 << 20], mib << 20)?;
+        }
+        ballast.sync_data()?;
+        let alone = |now: &Status| now.sync.standbys == [other.as_str()];
+        s.cluster.wait_status(&format!("the sync rule to do without {slow}"), SOON * 3, alone)?;
+        clients.wait_acked(200)?;
+        s.cluster.switch().heal()?;
+        let now = s.cluster.wait_healthy()?;
+        ensure!(now.epoch == status.epoch, "a standby that was slow ended epoch {}", status.epoch);
+        ensure!(now.sync.standbys.len() == 2, "the sync rule still does without {slow}: {:?}", now.sync);
+        not_rebuilt(s, slow)
+    });
+}
+
 /// It has followed by its log.
 fn not_rebuilt(s: &OnVolume, node: &str) -> Result<()> {
     let sent = s.new_copies(node)?;

@@ -39,7 +39,7 @@ pub struct Inspection {
     pub replayed: Option<u64>,
     /// On a standby: how old what readers see is; zero when everything that it has is applied and it streams.
     pub lag: Option<Duration>,
-    /// On a primary: who takes its log.
+    /// On a primary: who takes its log, and is not far behind.
     pub standbys: BTreeMap<NodeName, StandbySeen>,
     /// On a primary: others can rewind to it (it has passed its first checkpoint in its epoch).
     pub rewind_ready: bool,

@@ -9,16 +9,26 @@ use crate::EngineError;
 /// One for an operation, one for what looks on.
 const WORKERS: usize = 2;
 
-/// The threads that the engine works on. Its files may be on a disk that hangs, and the agent's own threads must not wait
+/// Threads that the engine works on. Its files may be on a disk that hangs, and the agent's own threads must not wait
 /// for that.
 #[derive(Debug)]
 pub(crate) struct Threads(Option<Runtime>);
 
 impl Threads {
+    /// For operations.
     pub(crate) fn start() -> Result<Self, EngineError> {
+        Self::named("engine", WORKERS)
+    }
+
+    /// A single one, for a stream on which somebody waits for each message: with two, each message wakes both.
+    pub(crate) fn start_one(name: &str) -> Result<Self, EngineError> {
+        Self::named(name, 1)
+    }
+
+    fn named(name: &str, workers: usize) -> Result<Self, EngineError> {
         let built = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(WORKERS)
-            .thread_name("engine")
+            .worker_threads(workers)
+            .thread_name(name)
             .on_thread_start(|| {
                 rank_thread(Rank::Work);
             })

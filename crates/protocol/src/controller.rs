@@ -483,6 +483,6 @@ pub(crate) fn remembered<T: PartialEq>(slot: &mut Option<(T, Moment)>, what: T, 
 
 fn explain(old: BTreeSet<&NodeName>, new: BTreeSet<&NodeName>) -> String {
     let mut parts: Vec<String> = new.difference(&old).map(|n| format!("{n} streams")).collect();
-    parts.extend(old.difference(&new).map(|n| format!("{n} does not")));
+    parts.extend(old.difference(&new).map(|n| format!("{n} does not keep up")));
     parts.join(", ")
 }

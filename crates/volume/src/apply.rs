@@ -13,11 +13,14 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::{Entries, HEADER, Header, Mark, decode};
 use crate::medium::{Folder, Part};
 use crate::shared::{Shared, content_of};
+use crate::state::State;
 use crate::{Ino, Lineage, Op, Tree, VolumeError};
 
-/// Log that nobody waits for is made durable after this time at the latest, or once there is as much as this.
+/// Log that nobody waits for is made durable after this time at the latest.
 const TICK: Duration = Duration::from_millis(50);
-const MUCH: u64 = 4 << 20;
+
+/// What nobody waits for is applied after this time at the latest: a hundred commits together cost little more than one.
+const LATER: Duration = Duration::from_millis(20);
 
 /// Room comes and goes for other reasons than the log: it is looked at so often, though nothing is written.
 const LOOK_AT_ROOM: Duration = Duration::from_secs(1);
@@ -105,11 +108,8 @@ impl Shared {
         let (mut noted, mut looked) = (0, BootClock.now());
         loop {
             let (end, durable) = {
-                let rest = |s: &mut crate::state::State| {
-                    let p = s.progress;
-                    !p.closed && p.wanted.min(p.end) <= p.durable && p.end < p.durable + MUCH
-                };
-                let waited = self.changed.wait_timeout_while(self.state(), TICK, rest);
+                let rest = |s: &mut State| !s.progress.closed && !s.is_flush_due();
+                let waited = self.flusher.wait_timeout_while(self.state(), TICK, rest);
                 let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 if state.progress.closed {
                     return Ok(());
@@ -133,20 +133,21 @@ impl Shared {
     }
 
     fn keep_applying(&self, ready: &SyncSender<Pending>) -> Result<(), VolumeError> {
-        let mut from = self.base().at.lsn;
         loop {
-            let commit = {
-                let rest = |s: &mut crate::state::State| {
-                    let p = s.progress;
-                    !p.closed && p.commit.min(p.durable) <= from
-                };
-                let state = self.changed.wait_while(self.state(), rest).unwrap_or_else(PoisonError::into_inner);
-                if state.progress.closed {
-                    return Ok(());
-                }
-                state.progress.commit.min(state.progress.durable)
+            let rest = |s: &mut State| {
+                s.rests = !s.progress.closed && !s.is_apply_possible();
+                s.rests
             };
-            from = self.apply_some(commit)?;
+            let state = self.applier.wait_while(self.state(), rest).unwrap_or_else(PoisonError::into_inner);
+            let early = |s: &mut State| !s.progress.closed && !s.is_apply_due();
+            let waited = self.applier.wait_timeout_while(state, LATER, early);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.progress.closed {
+                return Ok(());
+            }
+            let upto = state.appliable();
+            drop(state);
+            self.apply_some(upto)?;
             self.checkpoint(ready)?;
         }
     }
@@ -183,6 +184,7 @@ impl Shared {
         }
         self.publish(&mut state);
         drop(state);
+        self.applied.notify_all();
         self.found(found);
         Ok(applied)
     }
@@ -256,11 +258,18 @@ impl Shared {
         Ok(())
     }
 
-    /// After the threads have ended: the next opening finds everything in the files. Not when something went wrong: then
+    /// After the threads have ended: the next opening finds all that is acknowledged in the files. Not when something went wrong: then
     /// nobody knows what is in them.
     pub(crate) fn last_checkpoint(&self) -> Result<(), VolumeError> {
         if self.state().failed {
             return Err(VolumeError::Closed);
+        }
+        loop {
+            let upto = self.state().appliable();
+            if self.base().at.lsn >= upto {
+                break;
+            }
+            self.apply_some(upto)?;
         }
         let pending = self.pending(&self.base())?;
         if pending.at == self.kept.load(Ordering::Acquire) {

@@ -34,7 +34,7 @@ pub use mount::{Mount, MountError, MountOptions, clean_stale};
 pub use op::{Growth, Ino, Kind, Name, Op, Region, Renaming, Stamp};
 #[doc(hidden)]
 pub use sizes::Sizes;
-pub use state::{Acked, Grade, Progress};
+pub use state::{Acked, Follower, Grade, Progress};
 pub use store::{Room, Store};
 pub use tree::{
     Broken, Directory, Inode, LARGEST_FILE, LARGEST_XATTR, LONGEST_NAME, LONGEST_TARGET, MOST_LINKS, Text, Tree, What,

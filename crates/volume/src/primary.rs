@@ -28,7 +28,13 @@ impl Store for Volume {
         let shared = &self.shared;
         let behind = shared.settings.retain / 2;
         let full = |s: &mut State| !s.progress.closed && s.progress.end > s.progress.applied.saturating_add(behind);
-        drop(shared.changed.wait_while(shared.state(), full).unwrap_or_else(PoisonError::into_inner));
+        let mut state = shared.state();
+        if full(&mut state) {
+            let end = state.progress.end;
+            shared.hurry(&mut state, end);
+            state = shared.applied.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
         // The state is never locked while the disk is waited for: one that hangs must not hold up who asks or closes.
         let one = shared.writing();
         let (op, answer) = {
@@ -84,12 +90,9 @@ impl Store for Volume {
         let len = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
         let last = leading.changed.get(&ino).copied().unwrap_or(0);
         if last > state.progress.applied {
-            if last > state.progress.wanted {
-                state.progress.wanted = last;
-                shared.publish(&mut state);
-            }
+            shared.hurry(&mut state, last);
             let early = |s: &mut State| !s.progress.closed && s.progress.applied < last;
-            state = shared.changed.wait_while(state, early).unwrap_or_else(PoisonError::into_inner);
+            state = shared.applied.wait_while(state, early).unwrap_or_else(PoisonError::into_inner);
         }
         if state.progress.closed {
             return Err(Errno::IO);

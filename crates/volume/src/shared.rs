@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::watch;
+use trine_platform::{BootClock, Clock as _};
 
 use crate::apply::Base;
 use crate::entry::Mark;
@@ -27,12 +28,19 @@ pub(crate) struct Shared {
     pub(crate) writing: Mutex<()>,
     /// Held for a moment only: never while a disk is waited for.
     pub(crate) state: Mutex<State>,
-    /// Something in the state has changed that a thread may wait for.
-    pub(crate) changed: Condvar,
+    /// The thread that flushes waits here. Like the one that applies, it is woken only for what it has to do: waking a thread
+    /// costs more than most changes do.
+    pub(crate) flusher: Condvar,
+    /// The thread that applies waits here.
+    pub(crate) applier: Condvar,
+    /// More is applied: who reads or writes may wait for that.
+    pub(crate) applied: Condvar,
     pub(crate) base: Mutex<Base>,
     /// The checkpoint on the disk.
     pub(crate) kept: AtomicU64,
     pub(crate) progress: watch::Sender<Progress>,
+    /// The same, for the streams to those who take the log: they are woken for what they have to send, and for nothing else.
+    pub(crate) feed: watch::Sender<Progress>,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -51,9 +59,41 @@ impl Shared {
 
     /// Tells threads and tasks how far everything is.
     pub(crate) fn publish(&self, state: &mut State) {
-        state.told = state.progress.end;
-        self.progress.send_replace(state.progress);
-        self.changed.notify_all();
+        let now = state.progress;
+        state.told = now.end;
+        self.progress.send_replace(now);
+        self.feed.send_if_modified(|last| {
+            let before = std::mem::replace(last, now);
+            // How far the log is acknowledged is told with the next log, unless somebody waits until it is applied.
+            let hurries = before.commit < now.commit.min(state.eager);
+            hurries || (before.end, before.wanted, before.closed) != (now.end, now.wanted, now.closed)
+        });
+        self.wake(state);
+    }
+
+    /// Wakes the threads that have something to do.
+    pub(crate) fn wake(&self, state: &mut State) {
+        if state.is_flush_due() {
+            self.flusher.notify_one();
+        }
+        if state.is_apply_due() || state.rests && state.is_apply_possible() {
+            state.rests = false;
+            self.applier.notify_one();
+        }
+        if state.progress.closed {
+            self.flusher.notify_one();
+            self.applier.notify_one();
+            self.applied.notify_all();
+        }
+    }
+
+    /// Somebody waits until all up to `lsn` is applied here.
+    pub(crate) fn hurry(&self, state: &mut State, lsn: u64) {
+        if lsn > state.eager {
+            state.eager = lsn;
+            state.progress.wanted = state.progress.wanted.max(lsn);
+            self.publish(state);
+        }
     }
 
     pub(crate) fn flush(&self) -> Result<(), VolumeError> {
@@ -65,7 +105,7 @@ impl Shared {
         let mut state = self.state();
         // As it is by now: what was flushed may have been taken back since, and other log be in its place.
         state.progress.durable = self.journal.durable().min(state.progress.end);
-        let done = state.settle();
+        let done = state.settle(BootClock.now());
         self.publish(&mut state);
         drop(state);
         tell(done, Ok(()));

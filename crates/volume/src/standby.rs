@@ -3,7 +3,7 @@
 use crate::entry::Mark;
 use crate::state::Acked;
 use crate::volume::{Volume, follow_lineage};
-use crate::{Grade, VolumeError};
+use crate::{Grade, Op, VolumeError};
 
 impl Volume {
     /// Takes log from the node that writes it: the whole and sound entries at the beginning of `bytes`, which follow the end.
@@ -20,12 +20,19 @@ impl Volume {
             }
         }
         let mut lineage = self.lineage();
-        let done = shared.journal.append_entries(bytes, |op, span| follow_lineage(&mut lineage, op, span));
+        let mut eager = 0;
+        let done = shared.journal.append_entries(bytes, |op, span| {
+            if matches!(op, Op::Verify { .. }) {
+                eager = span.end.lsn;
+            }
+            follow_lineage(&mut lineage, op, span)
+        });
         let done = done.inspect_err(|e| shared.fail_on_disk(e))?;
         let end = shared.journal.end().lsn;
         let mut state = shared.state();
         state.lineage = lineage;
         state.progress.end = end;
+        state.eager = state.eager.max(eager);
         Ok(done)
     }
 
@@ -48,7 +55,7 @@ impl Volume {
         let commit = commit.min(state.progress.end);
         if commit > state.progress.commit && state.leading.is_none() {
             state.progress.commit = commit;
-            self.shared.changed.notify_all();
+            self.shared.wake(&mut state);
         }
     }
 
@@ -74,6 +81,7 @@ impl Volume {
         state.progress.end = to;
         state.progress.durable = state.progress.durable.min(to);
         state.progress.commit = state.progress.commit.min(to);
+        state.eager = state.eager.min(to);
         shared.publish(&mut state);
         drop(state);
         drop(base);

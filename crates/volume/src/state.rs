@@ -1,10 +1,11 @@
 //! What is known of a volume while it is open: how far everything is, and who waits for what.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use trine_protocol::{Epoch, NodeName, SyncSetting};
+use trine_protocol::{Epoch, Moment, NodeName, SyncSetting};
 
 use crate::verify::{Comparisons, Found};
 use crate::{Ino, Lineage, Room, Tree};
@@ -29,6 +30,65 @@ pub struct Acked {
     pub durable: u64,
     /// Room on its disk.
     pub room: Room,
+}
+
+/// Log that nobody waits for is made durable once there is so much of it.
+const FLUSH_AT: u64 = 4 << 20;
+
+/// What is acknowledged is applied at once if there is so much of it, else a little later: together with what comes.
+const APPLY_AT: u64 = 1 << 20;
+
+/// A node that takes the log is slow once it has lacked for so long what others have acknowledged. It is not waited for then,
+/// so this decides nothing but who may be asked in an election; a stream that was cut is noticed about as soon.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// It is slow no longer once what it lacks takes it no longer than this: it is not to come and go.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// A node that takes the log, as the one that writes it knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Follower {
+    /// How far it is.
+    pub acked: Acked,
+    /// It lacks something that others have acknowledged: what was acknowledged then, and since when it lacks that.
+    late: Option<(u64, Moment)>,
+    slow: bool,
+}
+
+impl Follower {
+    /// Slow until it has all that is acknowledged by now.
+    fn new(acked: Acked, commit: u64, grade: Grade) -> Self {
+        Self { acked, late: None, slow: acked.counts(grade) < commit }
+    }
+
+    /// With `commit` acknowledged. One that keeps up is late again and again, and for a moment only.
+    fn look(&mut self, commit: u64, grade: Grade, now: Moment) {
+        let has = self.acked.counts(grade);
+        let took = match self.late {
+            Some((upto, _)) if has < upto => return,
+            Some((_, since)) => now.since(since),
+            None => Duration::ZERO,
+        };
+        let caught_up = has >= commit || self.late.is_some() && took < QUICK;
+        self.slow = took >= SLOW || self.slow && !caught_up;
+        self.late = (has < commit).then_some((commit, now));
+    }
+
+    /// It is behind, and has been for a while.
+    #[must_use]
+    pub fn is_slow(&self, now: Moment) -> bool {
+        self.slow || self.late.is_some_and(|(_, since)| now.since(since) >= SLOW)
+    }
+}
+
+impl Acked {
+    /// What of it counts.
+    fn counts(&self, grade: Grade) -> u64 {
+        match grade {
+            Grade::Disk => self.durable,
+            Grade::Memory => self.received,
+        }
+    }
 }
 
 /// Who is told once it is acknowledged.
@@ -63,7 +123,7 @@ pub(crate) struct Leading {
     /// Where in the log a file's content was last changed, of those that may not be applied yet.
     pub(crate) changed: HashMap<Ino, u64>,
     /// Who takes the log.
-    pub(crate) followers: BTreeMap<NodeName, Acked>,
+    pub(crate) followers: BTreeMap<NodeName, Follower>,
     pub(crate) comparisons: Comparisons,
 }
 
@@ -78,6 +138,10 @@ pub(crate) struct State {
     pub(crate) number: u64,
     /// The end of the log that was last told.
     pub(crate) told: u64,
+    /// Somebody waits until all up to here is applied.
+    pub(crate) eager: u64,
+    /// The thread that applies waits for anything that it could do.
+    pub(crate) rests: bool,
     /// Room on this node's disk, less what has been written since it was looked at.
     pub(crate) room: Room,
     /// Log up to here must be kept from the named reader on.
@@ -99,29 +163,66 @@ impl std::fmt::Debug for State {
 }
 
 impl State {
+    /// Somebody waits until the log is durable, or there is much of it.
+    pub(crate) fn is_flush_due(&self) -> bool {
+        let p = self.progress;
+        p.wanted.min(p.end) > p.durable || p.end >= p.durable + FLUSH_AT
+    }
+
+    /// The log may be applied up to here.
+    pub(crate) fn appliable(&self) -> u64 {
+        self.progress.commit.min(self.progress.durable)
+    }
+
+    pub(crate) fn is_apply_possible(&self) -> bool {
+        self.appliable() > self.progress.applied
+    }
+
+    /// There is something to apply that somebody waits for, or much of it.
+    pub(crate) fn is_apply_due(&self) -> bool {
+        let applied = self.progress.applied;
+        self.is_apply_possible() && (applied < self.eager || self.appliable() >= applied + APPLY_AT)
+    }
+
+    /// A node takes the log, or says how far it is.
+    pub(crate) fn hear(&mut self, node: &NodeName, acked: Acked) {
+        let (commit, grade) = (self.progress.commit, self.grade);
+        let Some(leading) = self.leading.as_mut() else { return };
+        match leading.followers.get_mut(node) {
+            Some(follower) => follower.acked = acked,
+            None => drop(leading.followers.insert(node.clone(), Follower::new(acked, commit, grade))),
+        }
+    }
+
     /// Looks again how far the log is acknowledged, and takes out who has waited for it.
-    pub(crate) fn settle(&mut self) -> Vec<Done> {
-        let Some(leading) = &self.leading else { return Vec::new() };
+    pub(crate) fn settle(&mut self, now: Moment) -> Vec<Done> {
+        let commit = self.acknowledged();
+        if let Some(commit) = commit {
+            self.progress.commit = commit;
+        }
+        for follower in self.leading.iter_mut().flat_map(|l| l.followers.values_mut()) {
+            follower.look(self.progress.commit, self.grade, now);
+        }
+        let Some(commit) = commit else { return Vec::new() };
+        let later = self.waiters.split_off(&(commit + 1, 0));
+        std::mem::replace(&mut self.waiters, later).into_values().collect()
+    }
+
+    /// How far the log is acknowledged, if that is further than before.
+    fn acknowledged(&self) -> Option<u64> {
+        let leading = self.leading.as_ref()?;
         let others = match &self.setting {
             SyncSetting::Wait => 0,
             SyncSetting::Alone => u64::MAX,
             SyncSetting::Any { acks, standbys } => {
-                let has = |acked: &Acked| match self.grade {
-                    Grade::Disk => acked.durable,
-                    Grade::Memory => acked.received,
-                };
+                let has = |follower: &Follower| follower.acked.counts(self.grade);
                 let mut far: Vec<u64> = standbys.iter().filter_map(|s| leading.followers.get(s).map(has)).collect();
                 far.sort_unstable_by(|a, b| b.cmp(a));
                 acks.checked_sub(1).and_then(|nth| far.get(nth)).copied().unwrap_or(0)
             }
         };
         let commit = others.min(self.progress.durable);
-        if commit < leading.begun || commit <= self.progress.commit {
-            return Vec::new();
-        }
-        self.progress.commit = commit;
-        let later = self.waiters.split_off(&(commit + 1, 0));
-        std::mem::replace(&mut self.waiters, later).into_values().collect()
+        (commit >= leading.begun && commit > self.progress.commit).then_some(commit)
     }
 
     /// The volume takes nothing more: who waits learns it.
@@ -138,7 +239,7 @@ impl State {
 
     /// Room for the database: of the smallest disk.
     pub(crate) fn smallest(&self) -> Room {
-        let followers = self.leading.iter().flat_map(|l| l.followers.values().map(|a| a.room));
+        let followers = self.leading.iter().flat_map(|l| l.followers.values().map(|f| f.acked.room));
         followers
             .filter(|r| r.total > 0)
             .fold(self.room, |least, room| Room { total: least.total.min(room.total), free: least.free.min(room.free) })
@@ -149,10 +250,12 @@ impl State {
 mod tests {
     use super::*;
 
-    fn commit(setting: SyncSetting, grade: Grade, acked: &[(&str, u64)]) -> u64 {
-        let follower = |&(name, durable): &(&str, u64)| {
-            (name.parse().unwrap(), Acked { received: durable + 5, durable, room: Room::default() })
-        };
+    fn follower(durable: u64) -> Follower {
+        Follower::new(Acked { received: durable + 5, durable, room: Room::default() }, 0, Grade::Disk)
+    }
+
+    fn state(setting: SyncSetting, grade: Grade, acked: &[(&str, u64)]) -> State {
+        let follower = |&(name, durable): &(&str, u64)| (name.parse().unwrap(), follower(durable));
         let leading = Leading {
             epoch: Epoch(2),
             begun: 10,
@@ -161,7 +264,7 @@ mod tests {
             followers: acked.iter().map(follower).collect(),
             comparisons: Comparisons::default(),
         };
-        let mut state = State {
+        State {
             progress: Progress { durable: 100, ..Progress::default() },
             lineage: Lineage::new(Epoch(1)),
             leading: Some(leading),
@@ -170,14 +273,20 @@ mod tests {
             waiters: BTreeMap::new(),
             number: 0,
             told: 0,
+            eager: 0,
+            rests: false,
             room: Room::default(),
             pins: BTreeMap::new(),
             found: Vec::new(),
             why: None,
             broken: false,
             failed: false,
-        };
-        state.settle();
+        }
+    }
+
+    fn commit(setting: SyncSetting, grade: Grade, acked: &[(&str, u64)]) -> u64 {
+        let mut state = state(setting, grade, acked);
+        state.settle(Moment::ZERO);
         state.progress.commit
     }
 
@@ -197,5 +306,28 @@ mod tests {
         assert_eq!(commit(SyncSetting::Wait, Grade::Disk, &far), 0);
         assert_eq!(commit(any(1, &["b"]), Grade::Disk, &[("b", 500)]), 100, "not beyond this node's disk");
         assert_eq!(commit(any(1, &["b"]), Grade::Disk, &[("b", 9)]), 0, "not without the epoch's own first entry");
+    }
+
+    #[test]
+    fn one_that_falls_behind_is_slow_until_it_keeps_up_again() {
+        let at = |ms: u64| Moment::from_nanos(ms * 1_000_000);
+        // What is acknowledged grows by 1 a millisecond.
+        let run = |from: u64, upto: u64, behind: u64, it: &mut Follower| {
+            for ms in from..upto {
+                it.acked.durable = it.acked.durable.max(ms.saturating_sub(behind));
+                it.look(ms, Grade::Disk, at(ms));
+            }
+            it.is_slow(at(upto))
+        };
+        let it = &mut Follower::new(Acked::default(), 0, Grade::Disk);
+        assert!(!run(0, 5_000, 300, it), "a little behind, and always as much");
+        assert!(!run(5_000, 6_900, 10_000, it) && run(6_900, 7_100, 10_000, it), "it has stopped");
+        assert!(run(7_100, 20_000, 3_000, it), "far behind, and not more and more");
+        assert!(run(20_000, 26_000, 1_500, it), "it comes nearer");
+        assert!(!run(26_000, 30_000, 300, it));
+        assert!(!run(30_000, 40_000, 1_500, it), "it does not go for less than it did not come back for");
+        let again = &mut Follower::new(Acked::default(), 40_000, Grade::Disk);
+        assert!(run(40_000, 40_100, 40_000, again), "one that comes back with little");
+        assert!(!run(40_100, 42_000, 0, again));
     }
 }

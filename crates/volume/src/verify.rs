@@ -277,6 +277,7 @@ impl Volume {
                 leading.comparisons.ask(mark.lsn, region, leading.followers.keys().cloned(), told);
             }
             // Nothing is applied before it is acknowledged, and nothing acknowledged before somebody waits.
+            state.eager = mark.lsn;
             shared.wait_for(state, mark.lsn, Box::new(|_| ()));
         })
     }

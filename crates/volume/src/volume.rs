@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use trine_platform::{BootClock, Clock as _};
 use trine_protocol::{Epoch, NodeName, Position, SyncSetting};
 
 use crate::apply::{Base, redo};
@@ -14,7 +15,7 @@ use crate::journal::Journal;
 use crate::medium::{Folder, Medium, Part};
 use crate::shared::{Shared, content_of, tell};
 use crate::sizes::Sizes;
-use crate::state::{Acked, Done, Grade, Leading, Progress, State};
+use crate::state::{Acked, Done, Follower, Grade, Leading, Progress, State};
 use crate::verify::{Comparisons, tell_all};
 use crate::{Ino, Lineage, Op, Room, Tree, VolumeError};
 
@@ -122,6 +123,8 @@ impl Volume {
             waiters: BTreeMap::new(),
             number: 0,
             told: end,
+            eager: 0,
+            rests: false,
             room: Room::default(),
             pins: BTreeMap::new(),
             found: Vec::new(),
@@ -139,10 +142,13 @@ impl Volume {
             opened_at: end,
             writing: Mutex::new(()),
             state: Mutex::new(state),
-            changed: Condvar::new(),
+            flusher: Condvar::new(),
+            applier: Condvar::new(),
+            applied: Condvar::new(),
             base: Mutex::new(base),
             kept: AtomicU64::new(at.lsn),
             progress: watch::channel(progress).0,
+            feed: watch::channel(progress).0,
             threads: Mutex::default(),
         });
         shared.look_at_room()?;
@@ -199,6 +205,12 @@ impl Volume {
         self.shared.progress.subscribe()
     }
 
+    /// The same for those who only want to know when there is something to send, or that it was closed: the rest is not
+    /// told until then.
+    pub(crate) fn feed(&self) -> watch::Receiver<Progress> {
+        self.shared.feed.subscribe()
+    }
+
     /// Why it was closed; `None`: it is open.
     #[must_use]
     pub fn closed(&self) -> Option<String> {
@@ -207,7 +219,7 @@ impl Volume {
 
     /// Waits until it is closed, and says why.
     pub async fn until_closed(&self) -> String {
-        let mut progress = self.progress();
+        let mut progress = self.feed();
         // What the wait gives keeps whoever publishes waiting, and who publishes has the state: it must be gone before the state
         // is asked.
         drop(progress.wait_for(|p| p.closed).await);
@@ -228,7 +240,7 @@ impl Volume {
 
     /// Who takes the log from here, and how far each is.
     #[must_use]
-    pub fn followers(&self) -> BTreeMap<NodeName, Acked> {
+    pub fn followers(&self) -> BTreeMap<NodeName, Follower> {
         self.shared.state().leading.as_ref().map(|l| l.followers.clone()).unwrap_or_default()
     }
 
@@ -284,7 +296,7 @@ impl Volume {
         let shared = &self.shared;
         let mut state = shared.state();
         state.setting = setting.clone();
-        let done = state.settle();
+        let done = state.settle(BootClock.now());
         shared.publish(&mut state);
         drop(state);
         tell(done, Ok(()));
@@ -359,9 +371,11 @@ impl Volume {
     /// A node takes the log from here, or says how far it is.
     pub fn acked(&self, node: &NodeName, epoch: Epoch, acked: Acked) {
         let mut state = self.shared.state();
-        let Some(leading) = state.leading.as_mut().filter(|l| l.epoch == epoch) else { return };
-        leading.followers.insert(node.clone(), acked);
-        let done = state.settle();
+        if state.leading.as_ref().is_none_or(|l| l.epoch != epoch) {
+            return;
+        }
+        state.hear(node, acked);
+        let done = state.settle(BootClock.now());
         self.shared.publish(&mut state);
         drop(state);
         tell(done, Ok(()));

@@ -63,6 +63,7 @@ impl VolumeEngine {
             paths,
             clock,
             threads: Threads::start()?,
+            log: Threads::start_one("volume-log")?,
             neighbours: OnceLock::new(),
             turn: AsyncMutex::new(()),
             copying: AsyncMutex::new(()),
@@ -97,6 +98,7 @@ impl Engine for VolumeEngine {
     async fn serve(&self, from: &NodeName, ask: Ask, stream: BoxStream) {
         let Ok(volume) = self.inner.volume() else { return };
         let from = from.clone();
+        let threads = if ask == Ask::Log { &self.inner.log } else { &self.inner.threads };
         let work = async move {
             let served = match ask {
                 Ask::Log => link::serve(&volume, &from, stream).await,
@@ -107,7 +109,7 @@ impl Engine for VolumeEngine {
                 tracing::debug!(%from, ?ask, %error, "a stream to another node has ended");
             }
         };
-        self.inner.threads.run(work).await;
+        threads.run(work).await;
     }
 
     async fn attach(&self) -> Result<Process, EngineError> {

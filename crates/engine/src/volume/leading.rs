@@ -130,7 +130,7 @@ impl Inner {
 /// Returns once each node that takes the log has it up to `end`.
 async fn taken_by_all(volume: &Volume, end: Mark) {
     let mut progress = volume.progress();
-    while volume.followers().values().any(|acked| acked.durable < end.lsn) {
+    while volume.followers().values().any(|f| f.acked.durable < end.lsn) {
         if progress.changed().await.is_err() {
             return;
         }

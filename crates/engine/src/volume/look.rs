@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use trine_protocol::NodeName;
+use trine_volume::Follower;
 
 use super::following::Flow;
 use super::site::Inner;
@@ -33,7 +34,11 @@ impl Inner {
         if volume.leading().is_some() {
             seen.role = Some(Role::Primary);
             seen.rewind_ready = true;
-            let standby = |(name, acked): (NodeName, trine_volume::Acked)| {
+            // One that is far behind is no help to a primary, and an election that had to ask it might wait for it.
+            let now = self.clock.now();
+            let followers = volume.followers().into_iter().filter(|(_, follower)| !follower.is_slow(now));
+            let standby = |(name, follower): (NodeName, Follower)| {
+                let acked = follower.acked;
                 let seen = StandbySeen {
                     streaming: true,
                     flushed: Some(acked.durable),
@@ -42,7 +47,7 @@ impl Inner {
                 };
                 (name, seen)
             };
-            seen.standbys = volume.followers().into_iter().map(standby).collect();
+            seen.standbys = followers.map(standby).collect();
             return seen;
         }
         seen.role = Some(Role::Standby);

@@ -28,6 +28,8 @@ pub(super) struct Inner {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) instance: Instance,
     pub(super) threads: Threads,
+    /// The log of the volume goes to other nodes and comes from them here.
+    pub(super) log: Threads,
     pub(super) neighbours: OnceLock<Arc<dyn Neighbours>>,
     /// Held by each operation that changes the copy or what is open.
     pub(super) turn: AsyncMutex<()>,

@@ -45,7 +45,7 @@ impl Inner {
                     f.cut().await;
                 }
                 let (node, epoch) = (upstream.node.clone(), history.epoch);
-                *following = Following::start(&self.threads, volume, self.neighbours()?, node, epoch);
+                *following = Following::start(&self.log, volume, self.neighbours()?, node, epoch);
             }
             let Some(f) = following.as_ref() else { return Err(EngineError::NotRunning) };
             self.opened().follows = Some((f.upstream.clone(), f.flow.clone()));
@@ -163,8 +163,7 @@ impl Inner {
         let link::Taken { upto, epoch, .. } = *taken;
         let neighbours = self.neighbours()?;
         let node = upstream.node.clone();
-        let Some(mut following) = Following::start(&self.threads, volume.clone(), neighbours, node.clone(), epoch)
-        else {
+        let Some(mut following) = Following::start(&self.log, volume.clone(), neighbours, node.clone(), epoch) else {
             return Err(EngineError::NotRunning);
         };
         let mut flow = following.flow.clone();

@@ -60,7 +60,15 @@ where
             loop {
                 tokio::select! {
                     biased;
-                    bytes = &mut frame => break taker.take(frame::parse(bytes?)?)?,
+                    bytes = &mut frame => {
+                        let frame = frame::parse(bytes?)?;
+                        taker.take(frame)?;
+                        // What that has changed is no news to be woken for.
+                        if progress.borrow_and_update().closed {
+                            return Err(VolumeError::Closed.into());
+                        }
+                        break taker.words();
+                    }
                     changed = progress.changed() => {
                         if changed.is_err() || progress.borrow_and_update().closed {
                             return Err(VolumeError::Closed.into());
@@ -98,7 +106,7 @@ struct Taker<'a> {
 }
 
 impl Taker<'_> {
-    fn take(&mut self, frame: Frame<'_>) -> Result<Vec<Word>, FollowError> {
+    fn take(&mut self, frame: Frame<'_>) -> Result<(), FollowError> {
         match frame {
             Frame::Log(bytes) if self.log.is_empty() => {
                 let done = self.volume.receive(&bytes)?;
@@ -119,7 +127,7 @@ impl Taker<'_> {
         if progress.durable < self.wanted && self.volume.log_end().lsn >= self.wanted {
             self.volume.flush()?;
         }
-        Ok(self.words())
+        Ok(())
     }
 
     /// What is news for the primary.

@@ -1,8 +1,10 @@
 //! Gives the log to a node that follows.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter, split};
+use tokio::time::timeout;
 use trine_protocol::{Epoch, NodeName};
 
 use super::frame::{self, Frame, Hello, Refusal, Word};
@@ -10,6 +12,9 @@ use crate::{Acked, Volume, VolumeError};
 
 /// So many bytes of log are sent at once.
 const PIECE: usize = 256 << 10;
+
+/// A follower is told after this time at the latest how far the log is acknowledged, if there is nothing else to tell it.
+const LATER: Duration = Duration::from_millis(20);
 
 /// Gives `follower` the log over `stream`, until the connection breaks or this node writes the log no longer.
 ///
@@ -104,12 +109,12 @@ async fn send(
     write: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), VolumeError> {
     let link = |source| VolumeError::Link { node: follower.to_string(), source };
-    let mut progress = volume.progress();
+    let mut feed = volume.feed();
     let mut sent = hello.from.lsn;
     let mut said = None;
     let mut piece = vec![0; PIECE];
     loop {
-        let now = *progress.borrow_and_update();
+        let now = *feed.borrow_and_update();
         if now.closed || volume.leading() != Some(hello.epoch) {
             return Ok(());
         }
@@ -130,7 +135,17 @@ async fn send(
         };
         wrote.await.map_err(link)?;
         said = Some(news);
-        if sent >= volume.log_end().lsn && progress.changed().await.is_err() {
+        if sent < volume.log_end().lsn {
+            continue;
+        }
+        let changed = feed.changed();
+        let changed = if news.0 < sent {
+            // Nobody is woken when that is acknowledged, and it is told then all the same.
+            timeout(LATER, changed).await.unwrap_or(Ok(()))
+        } else {
+            changed.await
+        };
+        if changed.is_err() {
             return Ok(());
         }
     }
