@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use trine_tests::cluster::Node;
 use trine_tests::namespace::{Namespace, Switch};
-use trine_tests::process::Process;
+use trine_tests::process::{self, Process};
 use trine_tests::scenario::alone;
 use trine_tests::wait_until;
 
@@ -57,6 +59,21 @@ fn a_namespace_ends_with_everything_in_it() {
     drop(namespace);
     reaped.join().unwrap().unwrap();
     assert!(!Process::alive(pid));
+}
+
+/// Else a frozen one would never be thawed: Firebird stands in /tmp, and its command line says nothing of its files.
+#[test]
+fn what_a_nodes_processes_have_started_is_a_part_of_it_wherever_it_stands() {
+    // Nobody looks into it.
+    let dir = PathBuf::from(format!("/var/tmp/trine-of-{}", std::process::id()));
+    let mut shell = Command::new("sh").args(["-c", "cd /; sleep 1000; true"]).arg(&dir).spawn().unwrap();
+    let node = Node { name: "n1".to_owned(), address: String::new(), dir };
+    let found = || node.processes().into_iter().find(|p| p.title.contains("sleep 1000"));
+    wait_until("the process to be seen", Duration::from_secs(5), || Ok(found().is_some())).unwrap();
+    for process in node.processes() {
+        process::kill(process.pid).unwrap();
+    }
+    shell.wait().unwrap();
 }
 
 #[test]

@@ -36,8 +36,18 @@ impl Node {
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
         let mut found = docker::processes_of(&docker::recorded(&self.dir));
-        let own = process::all().into_iter().filter(|p| p.state != 'Z' && p.belongs_to(&self.dir));
-        found.extend(own.filter(|p| !found.iter().any(|f| f.pid == p.pid)).collect::<Vec<_>>());
+        let all: Vec<Process> = process::all().into_iter().filter(|p| p.state != 'Z').collect();
+        let add = |found: &mut Vec<Process>, is_one: &dyn Fn(&Process) -> bool| {
+            let more = all.iter().filter(|p| is_one(p) && !found.iter().any(|f| f.pid == p.pid)).cloned();
+            found.extend(more.collect::<Vec<_>>());
+        };
+        add(&mut found, &|p| p.belongs_to(&self.dir));
+        // A database may stand elsewhere, and not say where its files are: Firebird is /usr/sbin/firebird in /tmp.
+        let mut next = 0;
+        while let Some(parent) = found.get(next).map(|p| p.pid) {
+            add(&mut found, &|p| p.parent == parent);
+            next += 1;
+        }
         found
     }
 }
