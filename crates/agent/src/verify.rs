@@ -134,7 +134,7 @@ fn shown(seen: &Verification, number: u64, running: bool, problem: Option<String
         running,
         done_bytes: seen.done,
         total_bytes: seen.total,
-        copies: if seen.copies == usize::MAX { 0 } else { seen.copies },
+        copies: seen.copies.unwrap_or(0),
         differences: sentences(seen),
         unrepaired: seen.differences.iter().filter(|d| d.outcome != Remedy::Repaired).count(),
         problem,
@@ -166,7 +166,7 @@ mod tests {
     fn what_was_repaired_counts_as_repaired() {
         let difference = |outcome| Difference { what: "a".into(), nodes: ["n2".parse().unwrap()].into(), outcome };
         let differences = [Remedy::Repaired, Remedy::Undecided, Remedy::Busy].map(difference).into();
-        let seen = Verification { done: 5, total: 9, copies: 2, differences, more: 7 };
+        let seen = Verification { done: 5, total: 9, copies: Some(2), differences, more: 7 };
         let shown = shown(&seen, 3, true, None);
         assert_eq!((shown.unrepaired, shown.differences.len(), shown.copies), (2, 4, 2));
         assert_eq!(shown.differences.last().unwrap(), "and 7 parts more");

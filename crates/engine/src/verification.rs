@@ -12,8 +12,8 @@ pub struct Verification {
     pub done: u64,
     /// Of how many there were when it began.
     pub total: u64,
-    /// Of so many copies; of some part, of fewer than of others: the fewest.
-    pub copies: usize,
+    /// Of so many copies; of some part, of fewer than of others: the fewest. `None`: of no part yet.
+    pub copies: Option<usize>,
     /// What differs, or did: the first [`Verification::SHOWN`] of them.
     pub differences: Vec<Difference>,
     /// How many more there are.

@@ -1,6 +1,8 @@
 //! `[database]` of trine.toml, and the same table in a preset's file: as it is written, checked, laid over each other.
 
+mod check;
 mod container;
+mod part;
 mod values;
 
 use std::collections::BTreeMap;
@@ -11,6 +13,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::template::{Template, Use};
+use check::{CheckPart, HealthTable, ReadyTable};
 pub use container::{Bind, Pull, Registry};
 pub(super) use container::{ContainerPart, user_numbers};
 use values::{absolute, folder_pattern, inside, listen, millis, number, signal, template, uri, words};
@@ -50,30 +53,6 @@ pub struct DatabaseTable {
     registry: Option<Spanned<container::RegistryTable>>,
     pull: Option<Spanned<String>>,
     socket: Option<Spanned<String>>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReadyTable {
-    tcp: Option<Spanned<bool>>,
-    send: Option<Spanned<String>>,
-    command: Option<Spanned<Vec<Spanned<String>>>>,
-    expect: Option<Spanned<String>>,
-    every_ms: Option<Spanned<i64>>,
-    deadline_ms: Option<Spanned<i64>>,
-    within_ms: Option<Spanned<i64>>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HealthTable {
-    tcp: Option<Spanned<bool>>,
-    send: Option<Spanned<String>>,
-    command: Option<Spanned<Vec<Spanned<String>>>>,
-    expect: Option<Spanned<String>>,
-    every_ms: Option<Spanned<i64>>,
-    deadline_ms: Option<Spanned<i64>>,
-    failures: Option<Spanned<i64>>,
 }
 
 /// A value is not allowed.
@@ -119,13 +98,6 @@ pub struct Part {
     stop_patience: Option<Duration>,
     uri: Option<Template>,
     container: ContainerPart,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct CheckPart {
-    how: Option<HowText>,
-    every: Option<Duration>,
-    deadline: Option<Duration>,
 }
 
 /// How clients' connections reach the database, with placeholders.
@@ -291,164 +263,5 @@ impl DatabaseTable {
             Ok(words(Some(command.get_ref()), "database.init")?.unwrap_or_default())
         };
         list.iter().map(one).collect::<Result<_, _>>().map(Some)
-    }
-}
-
-/// The keys that say how a check asks.
-struct Asks<'a> {
-    table: &'static str,
-    tcp: Option<&'a Spanned<bool>>,
-    send: Option<&'a Spanned<String>>,
-    command: Option<&'a Spanned<Vec<Spanned<String>>>>,
-    expect: Option<&'a Spanned<String>>,
-    every: Option<&'a Spanned<i64>>,
-    deadline: Option<&'a Spanned<i64>>,
-}
-
-impl ReadyTable {
-    fn check(&self) -> Result<CheckPart, Wrong> {
-        let (table, every, deadline) = ("database.ready", self.every_ms.as_ref(), self.deadline_ms.as_ref());
-        let (tcp, send) = (self.tcp.as_ref(), self.send.as_ref());
-        let (command, expect) = (self.command.as_ref(), self.expect.as_ref());
-        Asks { table, tcp, send, command, expect, every, deadline }.check()
-    }
-}
-
-impl HealthTable {
-    fn check(&self) -> Result<CheckPart, Wrong> {
-        let (table, every, deadline) = ("database.health", self.every_ms.as_ref(), self.deadline_ms.as_ref());
-        let (tcp, send) = (self.tcp.as_ref(), self.send.as_ref());
-        let (command, expect) = (self.command.as_ref(), self.expect.as_ref());
-        Asks { table, tcp, send, command, expect, every, deadline }.check()
-    }
-}
-
-impl Asks<'_> {
-    fn check(&self) -> Result<CheckPart, Wrong> {
-        let key = |name: &str| format!("{}.{name}", self.table);
-        if let Some(expect) = self.expect.filter(|e| e.get_ref().is_empty()) {
-            return Err(wrong(expect, key("expect"), "use the text that a good answer holds, or leave it out"));
-        }
-        if let Some(tcp) = self.tcp.filter(|t| !t.get_ref()) {
-            return Err(wrong(tcp, key("tcp"), "use true, or a command instead"));
-        }
-        let expect = self.expect.map(|e| e.get_ref().clone());
-        let how = match (self.command, self.send, self.tcp) {
-            (Some(command), None, None) if !command.get_ref().is_empty() => Some(HowText::Command {
-                words: words(Some(command.get_ref()), &key("command"))?.unwrap_or_default(),
-                expect,
-            }),
-            (Some(command), _, _) => {
-                let allowed = "use either a command (a program with its arguments) or tcp and send";
-                let value = command.get_ref().iter().map(Spanned::get_ref).collect::<Vec<_>>();
-                return Err(Wrong { value: format!("{value:?}"), ..wrong(command, key("command"), allowed) });
-            }
-            (None, None, None) if expect.is_none() => None,
-            (None, send, _) => Some(HowText::Connect {
-                send: send.map(|s| template(s, &key("send"), Use::Private)).transpose()?,
-                expect,
-            }),
-        };
-        Ok(CheckPart {
-            how,
-            every: millis(self.every, &key("every_ms"), 10..=3_600_000)?,
-            deadline: millis(self.deadline, &key("deadline_ms"), 10..=3_600_000)?,
-        })
-    }
-}
-
-impl Part {
-    /// The same as a preset: its user is a default, for agents that are root.
-    pub(super) fn into_preset(mut self) -> Self {
-        self.default_user = self.user.take();
-        self
-    }
-
-    /// What this says, and where it says nothing, what `below` says. Environment and files are laid over each other one
-    /// by one, lists replaced as a whole.
-    #[must_use]
-    pub fn over(self, below: Self) -> Self {
-        let merged = |mut base: BTreeMap<String, Template>, over: BTreeMap<String, Template>| {
-            base.extend(over);
-            base
-        };
-        let image = self.container.image.is_some();
-        let other = self.command.is_some();
-        Self {
-            // Another program takes other arguments, and comes from another package.
-            package: self.package.or(if self.command.is_some() { None } else { below.package }),
-            // An image is given all that it runs, or what the preset runs.
-            command: self.command.or(if image && self.args.is_some() { None } else { below.command }),
-            args: self.args.or(if other { None } else { below.args }),
-            env: merged(below.env, self.env),
-            files: merged(below.files, self.files),
-            user: self.user.or(below.user),
-            // The image has users and first data of its own.
-            default_user: self.default_user.or(if image { None } else { below.default_user }),
-            path: self.path.or(below.path),
-            workdir: self.workdir.or(below.workdir),
-            listen: self.listen.or(below.listen),
-            init: self.init.or(if image { None } else { below.init }),
-            init_deadline: self.init_deadline.or(below.init_deadline),
-            remove: self.remove.or(below.remove),
-            ready: self.ready.over(below.ready),
-            ready_within: self.ready_within.or(below.ready_within),
-            health: self.health.over(below.health),
-            health_failures: self.health_failures.or(below.health_failures),
-            stop_signal: self.stop_signal.or(below.stop_signal),
-            stop_patience: self.stop_patience.or(below.stop_patience),
-            uri: self.uri.or(below.uri),
-            container: self.container.over(below.container),
-        }
-    }
-
-    /// With the defaults; `None` without a program or an image.
-    #[must_use]
-    pub fn complete(self) -> Option<Database> {
-        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
-        if self.command.is_none() && self.container.image.is_none() {
-            return None;
-        }
-        Some(Database {
-            command: self.command,
-            args: self.args.unwrap_or_default(),
-            env: self.env,
-            files: self.files,
-            user: self.user,
-            default_user: self.default_user,
-            package: self.package,
-            path: self.path.unwrap_or_default(),
-            workdir: self.workdir,
-            listen: self.listen.unwrap_or(ListenText::Tcp),
-            init: self.init.unwrap_or_default(),
-            init_deadline: self.init_deadline.unwrap_or(minute * 10),
-            remove: self.remove.unwrap_or_default(),
-            ready: self.ready.complete(Duration::from_millis(50), second * 5),
-            ready_within: self.ready_within.unwrap_or(minute * 10),
-            health: self.health.complete(second, second * 5),
-            health_failures: self.health_failures.unwrap_or(3),
-            stop_signal: self.stop_signal.unwrap_or(Signal::TERM),
-            stop_patience: self.stop_patience.unwrap_or(second * 20),
-            uri: self.uri,
-            container: self.container,
-        })
-    }
-}
-
-impl CheckPart {
-    fn over(self, below: Self) -> Self {
-        Self {
-            how: self.how.or(below.how),
-            every: self.every.or(below.every),
-            deadline: self.deadline.or(below.deadline),
-        }
-    }
-
-    fn complete(self, every: Duration, deadline: Duration) -> CheckText {
-        CheckText {
-            how: self.how.unwrap_or(HowText::Connect { send: None, expect: None }),
-            every: self.every.unwrap_or(every),
-            deadline: self.deadline.unwrap_or(deadline),
-        }
     }
 }

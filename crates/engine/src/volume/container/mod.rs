@@ -21,6 +21,7 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
     RestartPolicyNameEnum,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::place::Place;
 use super::spec::{DatabaseSpec, Listen};
@@ -77,9 +78,7 @@ impl ContainerSpec {
             return Err(ContainerError::OverTheVolume { mount: bad.target.clone(), data_path }.into());
         }
         // The folder's path as a number: nodes of one machine must not meet.
-        let number = place.dir.as_os_str().as_encoded_bytes().iter();
-        let number =
-            number.fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01B3));
+        let number = xxh3_64(place.dir.as_os_str().as_encoded_bytes());
         Ok(Self {
             image: image.to_owned(),
             pull: part.pull.unwrap_or_default(),
