@@ -4,6 +4,7 @@
 //! [`ALPN_STREAM`] is a raw stream of bytes after one line of JSON. Both sides show a node certificate of the cluster's
 //! [`Authority`], so the name of the caller that a [`Service`] gets is proven.
 
+mod arrived;
 mod authority;
 mod certificate;
 mod errors;

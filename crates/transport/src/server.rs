@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 use trine_platform::{BoxStream, Listener, MoveHere, Relays};
 use trine_protocol::NodeName;
 
+use crate::arrived::Arrived;
 use crate::certificate::{CertificateError, peer};
 use crate::seldom::Seldom;
 use crate::{ALPN_RPC, ALPN_STREAM, CallRefused, Identity, MAX_BODY, MAX_PREFACE, Service};
@@ -178,7 +179,7 @@ impl Shared {
                 match in_time(until, &mut evicted, self.meet_stream(hello)).await {
                     Ok((node, preface, tls)) => {
                         drop(evicted);
-                        self.service.stream(node, preface, Box::new(tls)).await;
+                        self.service.stream(node, preface, Box::new(Arrived::new(tls))).await;
                     }
                     Err(reason) => self.refuse(from, &reason),
                 }

@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObjec
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ fn identity(ca: &Authority, node: &str) -> Arc<Identity> {
 
 /// Answers `add`, `who` and `big`; hangs on `hang`.
 struct Example {
+    /// Streams to `elsewhere` are used on this runtime: the test's own.
+    elsewhere: Handle,
     hung: Notify,
     dropped: Arc<Notify>,
 }
@@ -61,13 +64,21 @@ impl Service for Example {
         }
     }
 
-    async fn stream(&self, from: NodeName, preface: serde_json::Value, mut stream: BoxStream) {
+    async fn stream(&self, from: NodeName, preface: serde_json::Value, stream: BoxStream) {
         let greeting = format!("{from} {}\n", preface["to"].as_str().unwrap_or("?"));
-        stream.write_all(greeting.as_bytes()).await.unwrap();
-        let (mut r, mut w) = tokio::io::split(stream);
-        let _ = tokio::io::copy(&mut r, &mut w).await;
-        let _ = w.shutdown().await;
+        match preface["to"].as_str() {
+            Some("elsewhere") => drop(self.elsewhere.spawn(echo(greeting, stream))),
+            _ => echo(greeting, stream).await,
+        }
     }
+}
+
+async fn echo(greeting: String, mut stream: BoxStream) {
+    stream.write_all(greeting.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    let (mut r, mut w) = tokio::io::split(stream);
+    let _ = tokio::io::copy(&mut r, &mut w).await;
+    let _ = w.shutdown().await;
 }
 
 struct Running {
@@ -81,7 +92,7 @@ impl Running {
     async fn start(identity: Arc<Identity>, on: SocketAddr) -> Self {
         let listener = TcpNetwork.listen(on).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = Arc::new(Example { hung: Notify::new(), dropped: Arc::default() });
+        let service = Arc::new(Example { elsewhere: Handle::current(), hung: Notify::new(), dropped: Arc::default() });
         let stop = CancellationToken::new();
         let task =
             tokio::spawn(Server::run(listener, identity, service.clone(), Relays::start(1).unwrap(), stop.clone()));
@@ -395,6 +406,27 @@ async fn a_stream_carries_bytes_after_its_preface() {
     // A stream still open does not keep the server from stopping.
     let _open = peers.open_stream(&name("n1"), &json!({})).await.unwrap();
     server.stop().await;
+}
+
+/// Else each of its messages would wake the runtime that has met it, only to wake the one that uses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_belongs_to_the_runtime_that_uses_it() {
+    let relays = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        tasks.filter(|t| std::fs::read_to_string(t.path().join("comm")).is_ok_and(|name| name == "relay\n")).count()
+    };
+    let ca = Authority::create("c1").unwrap();
+    let server = Running::start(identity(&ca, "n1"), on(1)).await;
+    let peers = peers(identity(&ca, "n2"), &[("n1", server.address)]);
+    let mut stream = peers.open_stream(&name("n1"), &json!({"to": "elsewhere"})).await.unwrap();
+    stream.read_exact(&mut [0; 13]).await.unwrap();
+    assert_eq!(relays(), 1);
+    server.stop().await;
+    while relays() > 0 {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(b"still there").await.unwrap();
+    stream.read_exact(&mut [0; 11]).await.unwrap();
 }
 
 /// Prints the cost of a call; asserts nothing about it.
