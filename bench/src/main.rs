@@ -9,6 +9,7 @@
     reason = "a measurement that can't go on ends, and says where"
 )]
 
+mod agents;
 mod commits;
 mod faults;
 mod idle;

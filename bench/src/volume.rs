@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use trine_tests::{now_ns, postgres, wait_until};
 
+use crate::agents::{Agents, Used};
 use crate::lost;
 use crate::machine::seconds;
 use crate::results::{Results, Section};
@@ -86,7 +87,7 @@ impl Local {
         run(Command::new(&self.trine).args(arguments).arg("--dir").arg(&self.dir))
     }
 
-    fn status(&self) -> Result<Value> {
+    pub(crate) fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.run(&["status", "--json"])?)?)
     }
 
@@ -203,7 +204,7 @@ impl Compared {
     }
 }
 
-fn on_postgres(a: &Arguments) -> Result<Vec<Compared>> {
+fn on_postgres(a: &Arguments) -> Result<(Vec<Compared>, [Used; 2])> {
     let local = Local::up(&a.dir, "postgres", &[LONG])?;
     let plain = plain_postgres(&a.dir, &local.password)?;
     let (_, address, _) = local.primary()?;
@@ -214,16 +215,23 @@ fn on_postgres(a: &Arguments) -> Result<Vec<Compared>> {
         Compared::new("PostgreSQL, simple-update, 1 client", 0.8),
         Compared::new("PostgreSQL, simple-update, 8 clients", 0.75),
     ];
+    let agents = Agents::of(&local)?;
+    let mut used = <[Used; 2]>::default();
     let seconds = a.seconds.to_string();
     for _ in 0..a.rounds {
-        for (compared, clients) in all.iter_mut().zip(["1", "8"]) {
+        for ((compared, clients), used) in all.iter_mut().zip(["1", "8"]).zip(&mut used) {
             let arguments = ["-n", "-N", "-c", clients, "-j", "2", "-T", &seconds];
+            let before = agents.used()?;
             let volume = tps(&pgbench(&address, 6500, &local.password, &arguments)?)?;
+            for ((sum, after), before) in used.seconds.iter_mut().zip(agents.used()?).zip(before) {
+                *sum += after - before;
+            }
+            used.commits += volume * f64::from(a.seconds);
             compared.measured(volume, tps(&pgbench(PLAIN, PORT, &local.password, &arguments)?)?);
         }
     }
     drop(plain);
-    Ok(all)
+    Ok((all, used))
 }
 
 fn redis(program: &str, address: &str, port: u16, password: &str, arguments: &[&str]) -> Result<String> {
@@ -242,7 +250,8 @@ fn sets(text: &str) -> Result<f64> {
     Ok(line.split_whitespace().nth(1).context("a number")?.parse()?)
 }
 
-fn on_redis(a: &Arguments) -> Result<(Vec<Compared>, u64)> {
+/// What was measured, the log that was sent for the pages, and the most memory that an agent has had.
+fn on_redis(a: &Arguments) -> Result<(Vec<Compared>, u64, f64)> {
     let local = Local::up(&a.dir, "redis", &[LONG])?;
     let (_, address, folder) = local.primary()?;
     let data = a.dir.join("plain-redis");
@@ -270,7 +279,8 @@ fn on_redis(a: &Arguments) -> Result<(Vec<Compared>, u64)> {
         }
     }
     drop(plain);
-    Ok((all, pages_sent(&local, &folder.join("data"))?))
+    let sent = pages_sent(&local, &folder.join("data"))?;
+    Ok((all, sent, Agents::of(&local)?.memory()?))
 }
 
 /// Writes pages all over a large file, and says how much log each peer got for them.
@@ -297,8 +307,8 @@ fn pages_sent(local: &Local, mounted: &Path) -> Result<u64> {
 pub(crate) fn run_all(a: &Arguments, results: &mut Results) -> Result<()> {
     fs::create_dir_all(&a.dir)?;
     let began = now_ns();
-    let mut compared = on_postgres(a)?;
-    let (more, sent) = on_redis(a)?;
+    let (mut compared, used) = on_postgres(a)?;
+    let (more, sent, memory) = on_redis(a)?;
     compared.extend(more);
     let pauses = lost::node_lost(&Local::up(&a.dir, "redis", &[])?, a.losses)?;
     let pause = Spread::of(&pauses).context("no node was lost")?;
@@ -311,6 +321,7 @@ pub(crate) fn run_all(a: &Arguments, results: &mut Results) -> Result<()> {
     fs::remove_dir_all(&a.dir)?;
     let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
     let written = megabytes(PAGES * 4096);
+    let [one, eight] = used.map(|u| u.a_commit());
     results.keep(
         "Volume",
         Section {
@@ -320,17 +331,25 @@ pub(crate) fn run_all(a: &Arguments, results: &mut Results) -> Result<()> {
                  All three nodes and the load share this machine; a commit waits for this node's disk and another's. {written} of \
                  random pages of 4 KiB over a file of 1 GiB sent {} of log to each of the two others (at most 25 MB wanted). The \
                  primary's node killed {} times under 4 writers, the start of Redis included: no write for {:.2} s in the median, \
-                 {:.2} s at most (2 s wanted). {:.0} s in all.",
+                 {:.2} s at most (2 s wanted). Of the processors a commit took {:.0} us of the primary's agent and {:.0} us of each \
+                 standby's with one client, {:.0} and {:.0} with eight. No agent had more than {:.0} MiB of memory, 1 GiB of pages \
+                 included. {:.0} s in all.",
                 a.rounds,
                 megabytes(sent),
                 pause.runs,
                 pause.median,
                 pause.most,
+                one[0],
+                one[1],
+                eight[0],
+                eight[1],
+                memory,
                 seconds(now_ns() - began)
             ),
             head: ["what", "volume /s", "plain /s", "ratio", "range", "aim"].map(str::to_owned).to_vec(),
             rows,
-            data: json!({"ways": data, "pages": PAGES * 4096, "sent": sent, "node_lost": pause}),
+            data: json!({"ways": data, "pages": PAGES * 4096, "sent": sent, "node_lost": pause, "agent_memory_mib": memory,
+                "agent_us_a_commit": {"primary, standby, 1 client": one, "primary, standby, 8 clients": eight}}),
         },
     )
 }
