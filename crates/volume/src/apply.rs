@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::{Entries, HEADER, Header, Mark, decode};
 use crate::medium::{Folder, Part};
 use crate::shared::{Shared, content_of};
-use crate::state::State;
+use crate::state::{Progress, State};
 use crate::{Ino, Lineage, Op, Tree, VolumeError};
 
 /// Log that nobody waits for is made durable after this time at the latest.
@@ -99,26 +99,42 @@ impl Shared {
         };
         Ok(vec![
             thread("volume-flush", Box::new(Self::keep_flushing))?,
+            thread("volume-house", Box::new(Self::keep_house))?,
             thread("volume-apply", Box::new(move |s| s.keep_applying(&ready)))?,
             thread("volume-point", Box::new(move |s| s.keep_checkpoints(&checkpoints)))?,
         ])
     }
 
     fn keep_flushing(&self) -> Result<(), VolumeError> {
-        let (mut noted, mut looked) = (0, BootClock.now());
         loop {
-            let (end, durable) = {
-                let rest = |s: &mut State| !s.progress.closed && !s.is_flush_due();
-                let waited = self.flusher.wait_timeout_while(self.state(), TICK, rest);
-                let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-                if state.progress.closed {
-                    return Ok(());
-                }
-                (state.progress.end, state.progress.durable)
-            };
+            let rest = |s: &mut State| !s.progress.closed && !s.is_flush_due();
+            let waited = self.flusher.wait_timeout_while(self.state(), TICK, rest);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let Progress { end, durable, closed, .. } = state.progress;
+            drop(state);
+            if closed {
+                return Ok(());
+            }
             if end > durable {
                 self.flush()?;
             }
+        }
+    }
+
+    /// Notes, the room, and the file that the log will need next: not on the thread that flushes, which clients wait for.
+    fn keep_house(&self) -> Result<(), VolumeError> {
+        let (mut noted, mut looked) = (0, BootClock.now());
+        loop {
+            let end = {
+                let rest = |s: &mut State| !s.progress.closed && !s.turned;
+                let waited = self.keeper.wait_timeout_while(self.state(), TICK, rest);
+                let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                if state.progress.closed {
+                    return Ok(());
+                }
+                state.turned = false;
+                state.progress.end
+            };
             // By the clock: a database that never rests would else seem to fill the disk with what it writes over.
             let rested = BootClock.now().since(looked);
             if end != noted && rested >= TICK {

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) flusher: Condvar,
     /// The thread that applies waits here.
     pub(crate) applier: Condvar,
+    /// The thread that makes the files for the log waits here.
+    pub(crate) keeper: Condvar,
     /// More is applied: who reads or writes may wait for that.
     pub(crate) applied: Condvar,
     pub(crate) base: Mutex<Base>,
@@ -60,6 +62,11 @@ impl Shared {
     /// Tells threads and tasks how far everything is.
     pub(crate) fn publish(&self, state: &mut State) {
         let now = state.progress;
+        let segment = |lsn: u64| lsn / self.sizes.segment;
+        if segment(state.told) != segment(now.end) {
+            state.turned = true;
+            self.keeper.notify_one();
+        }
         state.told = now.end;
         self.progress.send_replace(now);
         self.feed.send_if_modified(|last| {
@@ -83,6 +90,7 @@ impl Shared {
         if state.progress.closed {
             self.flusher.notify_one();
             self.applier.notify_one();
+            self.keeper.notify_one();
             self.applied.notify_all();
         }
     }
