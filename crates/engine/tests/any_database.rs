@@ -281,12 +281,16 @@ async fn what_has_lost_its_guard_is_found_where_it_works() {
     let instance = Instance::new(node.spec.clone(), guard());
     instance.start().await.unwrap();
     let (guard_pid, first) = instance.pids().unwrap();
-    let below: Vec<PathBuf> = fs::read_to_string(format!("/proc/{first}/task/{first}/children"))
-        .unwrap()
-        .split_ascii_whitespace()
-        .map(|p| PathBuf::from(format!("/proc/{p}/exe")))
-        .collect();
-    assert_eq!(below.len(), 2);
+    let children = || {
+        let pids = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+        pids.split_ascii_whitespace().map(|p| PathBuf::from(format!("/proc/{p}/exe"))).collect::<Vec<_>>()
+    };
+    // It counts as ready before the shell has come that far.
+    let mut below = children();
+    while below.len() < 2 {
+        tokio::task::yield_now().await;
+        below = children();
+    }
     let kill = |pid: u32| {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
