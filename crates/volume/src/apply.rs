@@ -19,9 +19,6 @@ use crate::{Ino, Lineage, Op, Tree, VolumeError};
 /// Log that nobody waits for is made durable after this time at the latest.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What nobody waits for is applied after this time at the latest: a hundred commits together cost little more than one.
-const LATER: Duration = Duration::from_millis(20);
-
 /// Room comes and goes for other reasons than the log: it is looked at so often, though nothing is written.
 const LOOK_AT_ROOM: Duration = Duration::from_secs(1);
 
@@ -156,7 +153,7 @@ impl Shared {
             };
             let state = self.applier.wait_while(self.state(), rest).unwrap_or_else(PoisonError::into_inner);
             let early = |s: &mut State| !s.progress.closed && !s.is_apply_due();
-            let waited = self.applier.wait_timeout_while(state, LATER, early);
+            let waited = self.applier.wait_timeout_while(state, self.sizes.later, early);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if state.progress.closed {
                 return Ok(());
@@ -196,7 +193,7 @@ impl Shared {
         let mut state = self.state();
         state.progress.applied = applied;
         if let Some(leading) = state.leading.as_mut() {
-            leading.changed.retain(|_, lsn| *lsn > applied);
+            leading.unapplied.applied(applied);
         }
         self.publish(&mut state);
         drop(state);

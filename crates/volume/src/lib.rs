@@ -23,6 +23,7 @@ mod state;
 pub mod steps;
 mod store;
 mod tree;
+mod unapplied;
 mod verify;
 mod volume;
 

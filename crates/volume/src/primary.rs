@@ -5,7 +5,6 @@ use std::sync::PoisonError;
 use rustix::io::Errno;
 
 use crate::medium::Part;
-use crate::shared::content_of;
 use crate::state::State;
 use crate::{Ino, Op, Room, Store, Tree, Volume, VolumeError};
 
@@ -54,9 +53,7 @@ impl Store for Volume {
                 let leading = state.leading.as_mut().ok_or(Errno::IO)?;
                 leading.tree.apply(&op)?;
                 leading.comparisons.changes(&op);
-                if let Some(ino) = content_of(&op) {
-                    leading.changed.insert(ino, staged.end().lsn);
-                }
+                leading.unapplied.add(&op, staged.end().lsn);
                 drop(state);
                 staged.write()
             }
@@ -88,7 +85,7 @@ impl Store for Volume {
         let leading = state.leading.as_ref().ok_or(Errno::IO)?;
         let size = leading.tree.size(ino).ok_or(Errno::NOENT)?;
         let len = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
-        let last = leading.changed.get(&ino).copied().unwrap_or(0);
+        let last = leading.unapplied.last(ino, &(offset..offset.saturating_add(len as u64)));
         if last > state.progress.applied {
             shared.hurry(&mut state, last);
             let early = |s: &mut State| !s.progress.closed && s.progress.applied < last;

@@ -1,5 +1,7 @@
 //! Sizes that are the same for every volume, but not in tests, which look at what happens at their borders.
 
+use std::time::Duration;
+
 /// How large the parts are that a volume is kept in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
@@ -15,10 +17,20 @@ pub struct Sizes {
     pub step: u64,
     /// So many bytes are read of the log at once, at least; more than an entry's header.
     pub read: usize,
+    /// What nobody waits for is applied after this time at the latest, and a standby told after it that it may: a hundred
+    /// commits together cost little more than one.
+    pub later: Duration,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { segment: 16 << 20, mark_every: 1 << 20, checkpoint_every: 64 << 20, step: 1 << 20, read: 1 << 20 }
+        Self {
+            segment: 16 << 20,
+            mark_every: 1 << 20,
+            checkpoint_every: 64 << 20,
+            step: 1 << 20,
+            read: 1 << 20,
+            later: Duration::from_millis(20),
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! What is known of a volume while it is open: how far everything is, and who waits for what.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use trine_protocol::{Epoch, Moment, NodeName, SyncSetting};
 
+use crate::unapplied::Unapplied;
 use crate::verify::{Comparisons, Found};
-use crate::{Ino, Lineage, Room, Tree};
+use crate::{Lineage, Room, Tree};
 
 /// When a node that takes the log counts for what the database wants to be durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -120,8 +121,7 @@ pub(crate) struct Leading {
     pub(crate) begun: u64,
     /// As after the log's last operation.
     pub(crate) tree: Tree,
-    /// Where in the log a file's content was last changed, of those that may not be applied yet.
-    pub(crate) changed: HashMap<Ino, u64>,
+    pub(crate) unapplied: Unapplied,
     /// Who takes the log.
     pub(crate) followers: BTreeMap<NodeName, Follower>,
     pub(crate) comparisons: Comparisons,
@@ -262,7 +262,7 @@ mod tests {
             epoch: Epoch(2),
             begun: 10,
             tree: Tree::default(),
-            changed: HashMap::new(),
+            unapplied: Unapplied::default(),
             followers: acked.iter().map(follower).collect(),
             comparisons: Comparisons::default(),
         };

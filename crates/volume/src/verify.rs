@@ -311,9 +311,10 @@ impl Volume {
         if shared.medium.read(Part::Object(ino), offset, &mut content).is_err() || xxh3_64(&content) != right {
             return Ok(false);
         }
-        self.append_holding(&one, &Op::Repair { ino, offset, data: content.into() }, |state, mark| {
+        let op = Op::Repair { ino, offset, data: content.into() };
+        self.append_holding(&one, &op, |state, mark| {
             if let Some(leading) = state.leading.as_mut() {
-                leading.changed.insert(ino, mark.lsn);
+                leading.unapplied.add(&op, mark.lsn);
             }
             shared.wait_for(state, mark.lsn, Box::new(|_| ()));
         })?;

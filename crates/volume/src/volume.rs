@@ -1,6 +1,6 @@
 //! A copy of a volume, open.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -13,9 +13,10 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::{Mark, Span};
 use crate::journal::Journal;
 use crate::medium::{Folder, Medium, Part};
-use crate::shared::{Shared, content_of, tell};
+use crate::shared::{Shared, tell};
 use crate::sizes::Sizes;
 use crate::state::{Acked, Done, Follower, Grade, Leading, Progress, State};
+use crate::unapplied::Unapplied;
 use crate::verify::{Comparisons, tell_all};
 use crate::{Ino, Lineage, Op, Room, Tree, VolumeError};
 
@@ -255,12 +256,10 @@ impl Volume {
         let shared = &self.shared;
         let base = shared.base();
         let mut tree = base.tree.clone();
-        let mut changed = HashMap::new();
+        let mut unapplied = Unapplied::default();
         let end = shared.journal.end().lsn;
         redo(shared, base.at, end, |op, mark| {
-            if let Some(ino) = content_of(op) {
-                changed.insert(ino, mark.lsn);
-            }
+            unapplied.add(op, mark.lsn);
             tree.apply(op).map(drop).map_err(|errno| shared.differs(mark, errno))
         })?;
         drop(base);
@@ -284,7 +283,7 @@ impl Volume {
             epoch,
             begun: mark.lsn,
             tree,
-            changed,
+            unapplied,
             followers: BTreeMap::new(),
             comparisons: Comparisons::default(),
         });

@@ -1,7 +1,6 @@
 //! Gives the log to a node that follows.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter, split};
 use tokio::time::timeout;
@@ -12,9 +11,6 @@ use crate::{Acked, Volume, VolumeError};
 
 /// So many bytes of log are sent at once.
 const PIECE: usize = 256 << 10;
-
-/// A follower is told after this time at the latest how far the log is acknowledged, if there is nothing else to tell it.
-const LATER: Duration = Duration::from_millis(20);
 
 /// Gives `follower` the log over `stream`, until the connection breaks or this node writes the log no longer.
 ///
@@ -141,7 +137,7 @@ async fn send(
         let changed = feed.changed();
         let changed = if news.0 < sent {
             // Nobody is woken when that is acknowledged, and it is told then all the same.
-            timeout(LATER, changed).await.unwrap_or(Ok(()))
+            timeout(volume.shared.sizes.later, changed).await.unwrap_or(Ok(()))
         } else {
             changed.await
         };

@@ -1,6 +1,7 @@
 //! What has to hold for whatever a crash has left.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use trine_protocol::{Epoch, SyncSetting};
 use trine_volume::steps::Steps;
@@ -10,7 +11,8 @@ use crate::model::{History, Model, epoch};
 use crate::sim::{Image, Sim};
 
 /// Small enough that a short script goes over every border.
-pub(crate) const SIZES: Sizes = Sizes { segment: 1024, mark_every: 300, checkpoint_every: 1, step: 1, read: 200 };
+pub(crate) const SIZES: Sizes =
+    Sizes { segment: 1024, mark_every: 300, checkpoint_every: 1, step: 1, read: 200, later: Duration::ZERO };
 pub(crate) const SETTINGS: Settings = Settings { grade: Grade::Disk, retain: 4096 };
 
 pub(crate) fn open(sim: &Sim) -> Steps {

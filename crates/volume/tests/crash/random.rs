@@ -15,7 +15,14 @@ use crate::leader::empty;
 use crate::model::{make, write};
 use crate::sim::Sim;
 
-const SIZES: Sizes = Sizes { segment: 4096, mark_every: 500, checkpoint_every: 3000, step: 400, read: 300 };
+const SIZES: Sizes = Sizes {
+    segment: 4096,
+    mark_every: 500,
+    checkpoint_every: 3000,
+    step: 400,
+    read: 300,
+    later: Duration::from_millis(1),
+};
 const SETTINGS: Settings = Settings { grade: trine_volume::Grade::Disk, retain: 40_000 };
 
 #[derive(Clone, Copy, Debug)]

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use trine_protocol::{Epoch, SyncSetting};
 use trine_volume::link::{FollowError, Refusal};
 use trine_volume::{Store, VolumeError};
@@ -112,6 +114,30 @@ async fn nothing_is_acknowledged_that_the_rule_does_not_allow() {
     assert_eq!(waits.await, Err(rustix::io::Errno::IO));
     assert_eq!(a.make("third"), Err(rustix::io::Errno::IO));
     assert_eq!(a.sync().await, Err(rustix::io::Errno::IO));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_waits_for_what_it_would_see_and_for_no_more() {
+    let a = Node::new("a");
+    a.volume.lead(Epoch(2)).unwrap();
+    a.volume.set_sync(&SyncSetting::Alone);
+    let file = a.make("file").unwrap();
+    a.write(file, 0, &[1; 8192]).unwrap();
+    a.sync().await.unwrap();
+    let end = a.volume.log_end().lsn;
+    a.until(|p| p.applied == end).await;
+    // From here on nothing is acknowledged.
+    a.volume.set_sync(&SyncSetting::Wait);
+    a.write(file, 4096, &[2; 4096]).unwrap();
+    let read = |len: usize| {
+        let volume = a.volume.clone();
+        tokio::task::spawn_blocking(move || volume.read(file, 0, len).unwrap())
+    };
+    let before = tokio::time::timeout(Duration::from_secs(20), read(4096)).await.expect("it waits for another part");
+    assert_eq!(before.unwrap(), [1; 4096]);
+    let all = read(8192);
+    a.volume.set_sync(&SyncSetting::Alone);
+    assert_eq!(all.await.unwrap(), [[1; 4096], [2; 4096]].concat());
 }
 
 fn futures_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
