@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A Docker for the tests: prints the socket of the one that runs, or of one that it starts, and makes an image of this
-# machine's Redis there (no registry is asked). Fails, with the reason, where none can run.
+# A Docker for the tests: prints the socket of the one that runs, or of one that it starts, and makes images of this
+# machine's Redis and Python there (no registry is asked). Fails, with the reason, where none can run.
 #
 # The daemon that it starts is the tests' own, and stays for the next ones; `docker-for-tests.sh down` ends it.
 set -euo pipefail
@@ -8,7 +8,6 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 
 own=/run/trine-docker
 data=/var/lib/docker-trine
-image=trine-tests/redis:1
 
 if [ "${1:-}" = down ]; then
     if [ -f "$own/pid" ]; then kill "$(cat "$own/pid")" && while [ -f "$own/pid" ]; do sleep 0.1; done; fi
@@ -19,7 +18,7 @@ if [ "${1:-}" = down ]; then
 fi
 
 [ "$(id -u)" -eq 0 ] || die "only root can start dockerd; this is $(id -un)"
-for program in docker dockerd redis-server redis-cli ldd; do
+for program in docker dockerd redis-server redis-cli /usr/bin/python3 ldd; do
     command -v "$program" >/dev/null || die "$program is not installed (scripts/install.sh tests)"
 done
 mkdir -p "$own"
@@ -51,20 +50,40 @@ if [ -z "$socket" ]; then
         die "dockerd does not run here: $(tail -n 3 "$own/log")"
 fi
 
-if ! docker -H "unix://$socket" image inspect "$image" >/dev/null 2>&1; then
+# Copies a file and the libraries that it needs into $root, under their own names or as $2.
+put() {
+    mkdir -p "$root/$(dirname "${2:-$1}")"
+    cp -L "$1" "$root/${2:-$1}"
+    { ldd "$1" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | sort -u | while read -r library; do
+        mkdir -p "$root/$(dirname "$library")"
+        cp -L "$library" "$root/$library"
+    done
+}
+
+# Makes an image of programs, unless it is there; python's modules come with python.
+image() {
+    local name=$1 program
+    shift
+    if docker -H "unix://$socket" image inspect "$name" >/dev/null 2>&1; then return; fi
     root=$(mktemp -d)
     trap 'rm -rf "$root"' EXIT
-    for program in redis-server redis-cli sh test sleep; do
-        path=$(readlink -f "$(type -P "$program")")
-        mkdir -p "$root/usr/bin"
-        cp "$path" "$root/usr/bin/$program"
-        ldd "$path" 2>/dev/null | grep -o '/[^ ]*' | sort -u | while read -r library; do
-            mkdir -p "$root/$(dirname "$library")"
-            cp -L "$library" "$root/$library"
-        done
+    for program in "$@"; do
+        put "$(readlink -f "$(PATH=/usr/bin:$PATH type -P "$program")")" "/usr/bin/$program"
+        if [ "$program" = python3 ]; then
+            local modules
+            modules=$(/usr/bin/python3 -c 'import os; print(os.path.dirname(os.__file__))')
+            mkdir -p "$root/$modules"
+            tar -C "$modules" --exclude __pycache__ --exclude test --exclude dist-packages --exclude 'config-*' -c . |
+                tar -C "$root/$modules" -x
+            for module in "$modules"/lib-dynload/*.so; do put "$module"; done
+        fi
     done
     mkdir -p "$root/data" "$root/tmp" "$root/etc" "$root/run"
     chmod 1777 "$root/tmp"
-    tar -C "$root" -c . | docker -H "unix://$socket" import --change 'ENV PATH=/usr/bin' - "$image" >/dev/null
-fi
+    tar -C "$root" -c . | docker -H "unix://$socket" import --change 'ENV PATH=/usr/bin' - "$name" >/dev/null
+    rm -rf "$root"
+}
+
+image trine-tests/redis:1 redis-server redis-cli sh test sleep
+image trine-tests/python:1 python3
 echo "$socket"

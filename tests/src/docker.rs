@@ -9,8 +9,10 @@ use anyhow::{Context as _, Result};
 use crate::namespace::run;
 use crate::process::{self, Process};
 
-/// The image that `scripts/docker-for-tests.sh` makes of this machine's Redis.
+/// The images that `scripts/docker-for-tests.sh` makes of this machine's Redis and of its Python, which has SQLite.
 pub const REDIS: &str = "trine-tests/redis:1";
+/// See [`REDIS`].
+pub const PYTHON: &str = "trine-tests/python:1";
 
 /// A daemon that answers, and has the images of the tests.
 #[derive(Clone, Debug)]

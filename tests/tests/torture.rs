@@ -66,6 +66,15 @@ fn sqlite_on_a_volume_loses_nothing() {
     torture(Engine::Sqlite, 385, 8, 7);
 }
 
+#[test]
+fn sqlite_in_containers_loses_nothing() {
+    if let Err(e) = Docker::ready() {
+        eprintln!("NOT TRIED: {e:#}");
+        return;
+    }
+    torture(Engine::SqliteDocker, 189, 8, 7);
+}
+
 /// The check has teeth: a database that acknowledges what no standby has does lose it, and that is found.
 #[test]
 fn what_is_lost_is_found() {

@@ -31,7 +31,12 @@ pub enum Engine {
     Firebird,
     /// SQLite behind the small server of its preset, on a replicated volume.
     Sqlite,
+    /// The same server in a container of Docker.
+    SqliteDocker,
 }
+
+/// The image knows no user by name.
+const NUMBERS: &str = "database.user=\"999:999\"";
 
 impl Engine {
     /// Its name, as the command line has it.
@@ -43,6 +48,7 @@ impl Engine {
             Self::RedisDocker => "redis-docker",
             Self::Firebird => "firebird",
             Self::Sqlite => "sqlite",
+            Self::SqliteDocker => "sqlite-docker",
         }
     }
 
@@ -57,10 +63,20 @@ impl Engine {
             Self::Postgres => Ok(options),
             Self::Redis | Self::Firebird | Self::Sqlite => Ok(options.volume(self.name())),
             Self::RedisDocker => {
-                let options = options.volume("redis").set("database.user=\"999:999\"");
+                let options = options.volume("redis").set(NUMBERS);
                 Ok(options.in_container(Docker::ready()?, docker::REDIS, "{run}/redis.sock"))
             }
+            Self::SqliteDocker => {
+                let socket = "{run}/db.sock";
+                let options = options.volume("sqlite").set(NUMBERS).set(&format!("database.env.SOCKET={socket}"));
+                Ok(options.in_container(Docker::ready()?, docker::PYTHON, socket))
+            }
         }
+    }
+
+    /// Does its database run in a container?
+    const fn is_contained(self) -> bool {
+        matches!(self, Self::RedisDocker | Self::SqliteDocker)
     }
 
     /// Can this happen to a node of this role at all? On a volume only the primary runs a database, and the volume's log goes
@@ -73,9 +89,7 @@ impl Engine {
             Kind::MountLost => on_volume && role == Role::Primary,
             // Redis has another for the moments of a rewrite only, the others never.
             // Beside a container's processes there is what holds it.
-            Kind::ProcessKilled | Kind::ProcessFrozen => {
-                !on_volume || (self == Self::RedisDocker && role == Role::Primary)
-            }
+            Kind::ProcessKilled | Kind::ProcessFrozen => !on_volume || (self.is_contained() && role == Role::Primary),
             Kind::DatabaseKilled | Kind::DatabaseFrozen | Kind::GuardKilled | Kind::GuardFrozen => {
                 !on_volume || role == Role::Primary
             }
@@ -92,7 +106,7 @@ impl Engine {
             Self::Postgres => Postgres::prepare(cluster, registers),
             Self::Redis | Self::RedisDocker => Ok(()),
             Self::Firebird => Firebird::prepare(cluster, registers),
-            Self::Sqlite => Sqlite::prepare(cluster, registers),
+            Self::Sqlite | Self::SqliteDocker => Sqlite::prepare(cluster, registers),
         }
     }
 
@@ -105,7 +119,7 @@ impl Engine {
             Self::Postgres => Postgres::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Redis | Self::RedisDocker => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Firebird => Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
-            Self::Sqlite => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Sqlite | Self::SqliteDocker => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
         }
         .map_err(|e| Failure::of_connecting(&e))
     }
@@ -119,7 +133,7 @@ impl Engine {
             Self::Postgres => Postgres::list(dsn).await,
             Self::Redis | Self::RedisDocker => Redis::list(dsn).await,
             Self::Firebird => Firebird::list(dsn).await,
-            Self::Sqlite => Sqlite::list(dsn).await,
+            Self::Sqlite | Self::SqliteDocker => Sqlite::list(dsn).await,
         }
     }
 
@@ -133,7 +147,7 @@ impl Engine {
             Self::Postgres => checks::amcheck(cluster).map(|()| "pg_amcheck finds nothing".to_owned()),
             Self::Redis | Self::RedisDocker => verify::each_copy(cluster, verify::redis),
             Self::Firebird => verify::each_copy(cluster, verify::firebird),
-            Self::Sqlite => verify::each_copy(cluster, verify::sqlite),
+            Self::Sqlite | Self::SqliteDocker => verify::each_copy(cluster, verify::sqlite),
         }
     }
 
@@ -149,7 +163,9 @@ impl Engine {
             // `Redis server v=7.0.15 sha=…`
             // `gfix version LI-V3.0.11.33703 Firebird 3.0`
             Self::Firebird => ask("gfix".as_ref(), "-z").replace("gfix version", "Firebird"),
-            Self::Sqlite => format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default()),
+            Self::Sqlite | Self::SqliteDocker => {
+                format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default())
+            }
             Self::Redis | Self::RedisDocker => {
                 run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned()
             }

@@ -35,7 +35,8 @@ impl Database {
         };
         self.plain_password(&place)?;
         let folders = program::folders(&self.path, &account);
-        let container = image.map(|image| ContainerSpec::resolve(image, &self.container, &place)).transpose()?;
+        let container = image.map(|image| ContainerSpec::resolve(image, &self.container, &self.listen, &place));
+        let container = container.transpose()?;
         // What the database itself reads is in the container's terms.
         let inner = container.as_ref().map_or_else(|| place.clone(), |c| c.inner(&place));
         let fill = |t: &Template| t.fill(|p| inner.value(p));

@@ -153,6 +153,19 @@ fn a_password_that_would_need_quotes_is_refused_where_it_stands_in_a_file() {
     }
 }
 
+#[test]
+fn a_database_in_a_container_that_is_reached_by_its_socket_needs_no_port() {
+    let dir = open_folder();
+    let resolve = |text: &str| {
+        let place = Place::of(dir.path(), "127.0.0.1".parse().unwrap(), 4000, "pw");
+        part(&format!("image = 'i'\n{text}")).complete().unwrap().resolve(place)
+    };
+    let e = resolve("").unwrap_err().to_string();
+    assert!(e.contains("database.port"), "{e}");
+    resolve("port = 5000").unwrap();
+    resolve("listen = '{run}/db.sock'").unwrap();
+}
+
 /// One that is asked while it reads its file says so, and goes on talking if it is not told to end. The next try must not wait
 /// for the deadline of the first.
 #[tokio::test]

@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::place::Place;
 use super::spec::{DatabaseSpec, Listen};
-use super::table::{Bind, ContainerPart, Pull, Registry};
+use super::table::{Bind, ContainerPart, ListenText, Pull, Registry};
 use crate::EngineError;
 
 pub(super) use daemon::{Containers, run_inside};
@@ -64,11 +64,18 @@ pub struct ContainerSpec {
 }
 
 impl ContainerSpec {
-    pub(super) fn resolve(image: &str, part: &ContainerPart, place: &Place) -> Result<Self, EngineError> {
+    pub(super) fn resolve(
+        image: &str,
+        part: &ContainerPart,
+        listen: &ListenText,
+        place: &Place,
+    ) -> Result<Self, EngineError> {
         let network = part.network.clone().unwrap_or_else(|| "bridge".to_owned());
         let port = match part.port {
             _ if network == "host" => place.port,
             Some(port) => port,
+            // It is reached by its socket.
+            None if *listen != ListenText::Tcp => place.port,
             None => return Err(ContainerError::NoPort.into()),
         };
         let data_path = part.data_path.clone().unwrap_or_else(|| DATA.into());
