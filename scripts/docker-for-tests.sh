@@ -3,6 +3,7 @@
 # machine's Redis and Python there (no registry is asked). Fails, with the reason, where none can run.
 #
 # The daemon that it starts is the tests' own, and stays for the next ones; `docker-for-tests.sh down` ends it.
+# TRINE_TEST_DOCKER is the socket of another to try first: /run/podman/podman.sock.
 set -euo pipefail
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
@@ -28,7 +29,7 @@ flock 9
 
 socket=
 answers() { timeout 10 docker -H "unix://$1" info >/dev/null 2>&1; }
-for candidate in /var/run/docker.sock "$own/docker.sock"; do
+for candidate in ${TRINE_TEST_DOCKER:+"$TRINE_TEST_DOCKER"} /var/run/docker.sock "$own/docker.sock"; do
     if [ -S "$candidate" ] && answers "$candidate"; then socket=$candidate; break; fi
 done
 if [ -z "$socket" ]; then
