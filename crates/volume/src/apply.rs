@@ -271,8 +271,8 @@ impl Shared {
         Ok(())
     }
 
-    /// After the threads have ended: the next opening finds all that is acknowledged in the files. Not when something went wrong: then
-    /// nobody knows what is in them.
+    /// After the threads have ended: the next opening finds all that is acknowledged in the files. Not when something went
+    /// wrong: then nobody knows what is in them.
     pub(crate) fn last_checkpoint(&self) -> Result<(), VolumeError> {
         if self.state().failed {
             return Err(VolumeError::Closed);

@@ -70,9 +70,14 @@ impl Follower {
             Some((_, since)) => now.since(since),
             None => Duration::ZERO,
         };
-        let caught_up = has >= commit || self.late.is_some() && took < QUICK;
-        self.slow = took >= SLOW || self.slow && !caught_up;
-        self.late = (has < commit).then_some((commit, now));
+        if has >= commit {
+            // All that there is: it may be the last that is heard of it for long.
+            (self.slow, self.late) = (false, None);
+            return;
+        }
+        let keeps_up = self.late.is_some() && took < QUICK;
+        self.slow = took >= SLOW || self.slow && !keeps_up;
+        self.late = Some((commit, now));
     }
 
     /// It is behind, and has been for a while.
@@ -329,6 +334,10 @@ mod tests {
         assert!(run(20_000, 26_000, 1_500, it), "it comes nearer");
         assert!(!run(26_000, 30_000, 300, it));
         assert!(!run(30_000, 40_000, 1_500, it), "it does not go for less than it did not come back for");
+        assert!(run(40_000, 45_000, 10_000, it), "it has stopped again");
+        it.acked.durable = 44_999;
+        it.look(44_999, Grade::Disk, at(60_000));
+        assert!(!it.is_slow(at(70_000)), "it has all, and nothing more comes");
         let again = &mut Follower::new(Acked::default(), 40_000, Grade::Disk);
         assert!(run(40_000, 40_100, 40_000, again), "one that comes back with little");
         assert!(!run(40_100, 42_000, 0, again));
