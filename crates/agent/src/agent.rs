@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use trine_consensus::{ConsensusConfig, Founding, RaftConsensus, Standing};
 use trine_endpoint::{Endpoint, Kind, Limits};
 use trine_engine::guard::GuardCommand;
+use trine_engine::mysql::{MysqlConfig, MysqlEngine, server_id};
 use trine_engine::postgres::{PostgresConfig, PostgresEngine};
 use trine_engine::volume::{DatabaseSpec, Place, VolumeConfig, VolumeEngine};
-use trine_engine::{DataCopy, Engine, Inspection, Process};
+use trine_engine::{CopyId, DataCopy, Engine, Inspection, Process};
 use trine_platform::{BootClock, Clock, Disk, FileDisk, Listener, Network, Relays, TcpNetwork};
 use trine_transport::{Identity, Peers, Server};
 use trine_volume::Settings;
@@ -112,6 +113,22 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
             };
             Ok(Arc::new(PostgresEngine::open(postgres, clock)?))
         }
+        EngineKind::MariaDb => {
+            refuse_same_numbers(config)?;
+            let mariadb = MysqlConfig {
+                me: config.node.clone(),
+                dir: config.dir.clone(),
+                bin_dir: config.engine.bin_dir.clone(),
+                user: config.engine.user.clone(),
+                parameters: config.engine.parameters.clone(),
+                superuser_password: secrets.superuser_password.clone(),
+                app_password: secrets.app_password.clone(),
+                guard: GuardCommand { program, args: vec!["guard".to_owned()] },
+                server_id: server_id(&config.node),
+                identity: CopyId(trine_volume::identity_of(&config.cluster_id)),
+            };
+            Ok(Arc::new(MysqlEngine::open(mariadb, clock)?))
+        }
         EngineKind::Volume => {
             let missing = || trine_engine::EngineError::Config("no [database] and no preset is set".to_owned());
             // What can be known of the database is known first: programs, the user, paths.
@@ -129,6 +146,19 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
             Ok(Arc::new(VolumeEngine::open(volume, clock)?))
         }
     }
+}
+
+/// MariaDB's nodes go by numbers of their names.
+fn refuse_same_numbers(config: &Config) -> Result<(), AgentError> {
+    let mut numbers = BTreeMap::new();
+    for member in &config.members {
+        if let Some(other) = numbers.insert(server_id(&member.name), &member.name) {
+            let why =
+                format!("the nodes {other} and {} would have the same server_id: rename one of them", member.name);
+            return Err(trine_engine::EngineError::Config(why).into());
+        }
+    }
+    Ok(())
 }
 
 /// The database of a node with [`EngineKind::Volume`], resolved on this machine. Starts nothing.

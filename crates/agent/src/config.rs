@@ -126,6 +126,8 @@ pub struct EngineConfig {
 pub enum EngineKind {
     /// PostgreSQL 13 or later.
     Postgres,
+    /// MariaDB 10.11 or later.
+    MariaDb,
     /// Any other, over a replicated volume.
     Volume,
 }
@@ -136,6 +138,7 @@ impl EngineKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::MariaDb => "mariadb",
             Self::Volume => "volume",
         }
     }
@@ -215,7 +218,10 @@ impl Config {
     pub fn database_user(&self) -> Option<&str> {
         match &self.volume {
             Some(volume) => volume.database.user(),
-            None => Some(self.engine.user.as_deref().unwrap_or("postgres")),
+            None => Some(self.engine.user.as_deref().unwrap_or(match self.engine.kind {
+                EngineKind::MariaDb => "mysql",
+                EngineKind::Postgres | EngineKind::Volume => "postgres",
+            })),
         }
     }
 

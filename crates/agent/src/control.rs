@@ -13,7 +13,7 @@ use trine_protocol::{
     Change, ClusterState, Event, Moment, NO_PRIMARY, NodeName, Outcome, SyncSetting, Wish, sync_setting,
 };
 
-use crate::config::Member;
+use crate::config::{EngineKind, Member};
 use crate::digest::Digest;
 use crate::node::Node;
 
@@ -54,7 +54,11 @@ impl Control for NodeControl {
             return Ok(Uris::of(uris(&writer), uris(&reader)));
         }
         let text = |of: &[SocketAddr]| -> Vec<String> { of.iter().map(ToString::to_string).collect() };
-        Ok(Uris::postgres(&text(&writer), &text(&reader), "app", password, "app"))
+        let (writer, reader) = (text(&writer), text(&reader));
+        Ok(match config.engine.kind {
+            EngineKind::MariaDb => Uris::mysql(&writer, &reader, "app", password, "app"),
+            EngineKind::Postgres | EngineKind::Volume => Uris::postgres(&writer, &reader, "app", password, "app"),
+        })
     }
 
     async fn request(&self, request: Request) -> Result<Accepted, Refused> {

@@ -311,6 +311,16 @@ impl Uris {
         Self { writer: first(&writers), reader: first(&readers), writers: several(writers), readers: several(readers) }
     }
 
+    /// MySQL's and MariaDB's, one for each address: most of their drivers take one.
+    #[must_use]
+    pub fn mysql(writer: &[String], reader: &[String], user: &str, password: &str, database: &str) -> Self {
+        let (user, password, database) = (escape(user), escape(password), escape(database));
+        let uris = |hosts: &[String]| -> Vec<String> {
+            hosts.iter().map(|host| format!("mysql://{user}:{password}@{host}/{database}")).collect()
+        };
+        Self::of(uris(writer), uris(reader))
+    }
+
     /// PostgreSQL's, as libpq takes them. The endpoints choose the server, so any of their sessions will do.
     #[must_use]
     pub fn postgres(writer: &[String], reader: &[String], user: &str, password: &str, database: &str) -> Self {

@@ -153,6 +153,21 @@ pub enum EngineError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// MariaDB refused a statement, or the connection broke.
+    #[error("the database could not {action}")]
+    MySql {
+        /// What was asked.
+        action: &'static str,
+        /// What it says.
+        #[source]
+        source: mysql_async::Error,
+    },
+    /// Its answer is not one that is understood.
+    #[error("the database was asked to {action}, and its answer can't be understood")]
+    Unreadable {
+        /// What was asked.
+        action: &'static str,
+    },
     /// The volume that the database's files are on.
     #[error("can't {action}")]
     Volume {
@@ -196,6 +211,11 @@ impl EngineError {
     /// For `map_err`: a statement failed.
     pub(crate) fn sql(action: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
         move |source| Self::Sql { action, source }
+    }
+
+    /// For `map_err`: a statement failed, on MariaDB.
+    pub(crate) fn mysql(action: &'static str) -> impl FnOnce(mysql_async::Error) -> Self {
+        move |source| Self::MySql { action, source }
     }
 
     /// The whole chain as one line, for a log or a person.

@@ -37,3 +37,16 @@ pub(crate) fn remove_file(file: &Path) -> Result<(), EngineError> {
         _ => Ok(()),
     }
 }
+
+/// Writes a whole file that everybody can read: whatever happens there is the old one or the new. It need not survive a power
+/// loss.
+pub(crate) fn write_readable(path: &Path, text: &str) -> Result<(), EngineError> {
+    use std::os::unix::fs::PermissionsExt;
+    let fresh = path.with_extension("new");
+    let done = (|| {
+        fs::write(&fresh, text)?;
+        fs::set_permissions(&fresh, PermissionsExt::from_mode(0o644))?;
+        fs::rename(&fresh, path)
+    })();
+    done.map_err(EngineError::io("write", path))
+}

@@ -1,19 +1,24 @@
-//! What a database must be able to do for the rules to hold: the trait [`Engine`], PostgreSQL behind it, any other database
-//! as it is configured ([`volume`]), and the guard,
+//! What a database must be able to do for the rules to hold: the trait [`Engine`]; PostgreSQL and MariaDB behind it, and any
+//! other database as it is configured ([`volume`]); and the guard,
 //! the tiny process that is the database's parent and ends it when its lease runs out.
 //!
 //! The agent calls an engine level-triggered and may drop any of its futures at any time: every operation can be begun
 //! again after that, and after a SIGKILL of anything at any point.
 
 mod account;
+mod barrier;
 mod error;
 mod files;
 pub mod guard;
 mod history;
 mod inspection;
+mod look;
+pub mod mysql;
 mod neighbours;
 pub mod postgres;
+mod swap;
 mod threads;
+mod tool;
 mod verification;
 pub mod volume;
 
@@ -42,7 +47,7 @@ pub use verification::{Difference, Remedy, Verification};
 /// expects. None of them decides anything: which epoch, whom to follow and when to stop comes from the agent.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
-    /// Which kind: `postgres`, `volume`.
+    /// Which kind: `postgres`, `mariadb`, `volume`.
     fn kind(&self) -> &'static str;
 
     /// Gives it the way to the other nodes' engines, before anything else. One whose database goes to the others by itself

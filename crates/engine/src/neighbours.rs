@@ -12,9 +12,11 @@ use trine_protocol::NodeName;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ask {
-    /// The volume's log, as it is written.
+    /// The log, as it is written.
     Log,
-    /// A copy of the volume.
+    /// How far a standby is, and whether it counts for the sync rule.
+    Progress,
+    /// A copy of the data.
     Copy,
     /// Nothing: whether a stream comes about at all.
     Nothing,

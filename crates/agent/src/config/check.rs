@@ -219,7 +219,7 @@ impl Check<'_> {
         Ok(Config {
             me,
             ports: self.ports(&f.ports)?,
-            sync: self.sync(&f.sync, &members)?,
+            sync: self.sync(&f.sync, &members, &f.engine.kind)?,
             timing: self.timing(&f.timing)?,
             volume: self.volume(&f.engine.kind, f.preset.as_ref(), f.database.as_ref(), f.volume.as_ref())?,
             engine: self.engine(f.engine)?,
@@ -366,17 +366,23 @@ impl Check<'_> {
         let kind = match t.kind.get_ref().as_str() {
             "postgres" => EngineKind::Postgres,
             "volume" => EngineKind::Volume,
-            later @ ("mysql" | "mariadb") => {
-                let allowed = "is not built yet; use \"postgres\", or \"volume\" with preset = \"mariadb\"";
+            "mariadb" => EngineKind::MariaDb,
+            later @ "mysql" => {
+                let allowed = "is not built yet; use \"mariadb\", or \"volume\" for MySQL's files";
                 return Err(self.refuse(&t.kind, "engine.kind", later, allowed));
             }
             other => {
-                let allowed = "use \"postgres\", or \"volume\" for any other database";
+                let allowed = "use \"postgres\", \"mariadb\", or \"volume\" for any other database";
                 return Err(self.refuse(&t.kind, "engine.kind", other, allowed));
             }
         };
-        if kind == EngineKind::Volume {
-            self.nothing_of_postgres(&t)?;
+        match (kind, t.hba.first()) {
+            (EngineKind::Volume, _) => self.nothing_of_postgres(&t)?,
+            (EngineKind::MariaDb, Some(line)) => {
+                let allowed = "is PostgreSQL's pg_hba.conf; with \"mariadb\" accounts say who may come in";
+                return Err(self.refuse(line, "engine.hba", line.get_ref(), allowed));
+            }
+            _ => {}
         }
         if let Some(dir) = t.bin_dir.as_ref().filter(|d| !d.get_ref().is_absolute()) {
             let allowed = "use an absolute path, beginning with /";
@@ -446,8 +452,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn sync(&self, t: &SyncTable, members: &[Member]) -> Result<SyncConfig, ConfigError> {
+    fn sync(&self, t: &SyncTable, members: &[Member], kind: &Spanned<String>) -> Result<SyncConfig, ConfigError> {
         let standbys = members.iter().filter(|m| m.voter).count().saturating_sub(1);
+        if let Some(acks) = t.acks.as_ref().filter(|a| *a.get_ref() > 1 && kind.get_ref() == "mariadb") {
+            let allowed = "use 1: MariaDB waits for one standby, and can't be made to wait for more";
+            return Err(self.refuse(acks, "sync.acks", acks.get_ref(), allowed));
+        }
         let acks = t.acks.as_ref().map_or_else(|| i64::from(standbys > 0), |a| *a.get_ref());
         let least = usize::from(standbys > 0);
         let acks = match usize::try_from(acks) {

@@ -104,7 +104,8 @@ impl Process {
             };
         }
         let of_a_database =
-            matches!(self.program.as_str(), "postgres" | "postmaster" | "initdb") || self.program.starts_with("pg_");
+            matches!(self.program.as_str(), "postgres" | "postmaster" | "initdb" | "mariadbd" | "mysqld" | "mbstream")
+                || ["pg_", "mariadb-"].iter().any(|prefix| self.program.starts_with(prefix));
         let here = self.cwd.starts_with(dir) || self.args.iter().any(|a| names(a, dir));
         // Of a database that trine does not know: whatever works in its folders, but for a person's shell. (A file in the
         // node's folder says which, no look at the data, whose mount may hang.)

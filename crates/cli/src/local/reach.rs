@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use trine_agent::{Config, Secrets};
+use trine_agent::{Config, EngineKind, Secrets};
 
 use crate::failure::{Done, Failure, chain};
 
@@ -31,8 +31,12 @@ pub(crate) fn check(config: &Config, dir: &Path) -> Done {
     let Some(name) = config.database_user() else { return Ok(()) };
     let Some(user) = User::find(name) else {
         let message = format!("there is no user {name} on this machine for the database to run as");
-        return Err(Failure::failed(message)
-            .hint("install PostgreSQL, which makes the user postgres, or name another user: --set engine.user=NAME"));
+        let package = match config.engine.kind {
+            EngineKind::MariaDb => "MariaDB, which makes the user mysql",
+            EngineKind::Postgres | EngineKind::Volume => "PostgreSQL, which makes the user postgres",
+        };
+        let hint = format!("install {package}, or name another user: --set engine.user=NAME");
+        return Err(Failure::failed(message).hint(hint));
     };
     let mut above: Vec<&Path> = dir.ancestors().collect();
     above.reverse();

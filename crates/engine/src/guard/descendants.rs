@@ -56,6 +56,8 @@ pub(super) fn all_processes() -> Vec<u32> {
 pub(crate) enum Whose {
     /// Those that run one of PostgreSQL's programs.
     Postgres,
+    /// Those that run one of MariaDB's.
+    MariaDb,
     /// Whatever program: every process without a terminal. A person's shell there, and what it runs, has one.
     Anybody,
 }
@@ -81,12 +83,20 @@ impl Whose {
         let Ok(program) = fs::read_link(format!("/proc/{process}/exe")) else { return true };
         match self {
             Self::Postgres => {
-                let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                let name = name_of(&program);
                 name.starts_with("postgres") || name.starts_with("pg_") || name.starts_with("initdb")
+            }
+            Self::MariaDb => {
+                let name = name_of(&program);
+                ["mariadb", "mysql", "mbstream"].iter().any(|prefix| name.starts_with(prefix))
             }
             Self::Anybody => terminal(process) == Some(0),
         }
     }
+}
+
+fn name_of(program: &std::path::Path) -> String {
+    program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The number of a process's terminal; 0 without one.

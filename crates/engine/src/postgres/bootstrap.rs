@@ -1,10 +1,11 @@
 //! The first copy of a cluster.
 
 use super::Postgres;
-use super::binaries::{Tool, data_major};
+use super::binaries::data_major;
 use super::control::Control;
 use super::paths::{remove_tree, sync_all, sync_dir};
 use super::setup::Private;
+use crate::tool::Tool;
 use crate::{CopyId, EngineError};
 
 impl Postgres {
@@ -28,7 +29,7 @@ impl Postgres {
         let data = &self.paths.fresh;
         let binaries = self.newest_binaries()?;
         self.account.make_dir(data)?;
-        let tool = Tool { name: "initdb", binaries: &binaries, account: &self.account, paths: &self.paths };
+        let tool = Tool { program: binaries.program("initdb"), account: &self.account, place: &self.paths.tools };
         let mut args: Vec<String> =
             ["--username=trine", "--encoding=UTF8", "--data-checksums", "--no-sync"].map(str::to_owned).to_vec();
         args.extend(["--auth=scram-sha-256".into(), format!("--locale={}", utf8_locale().await)]);

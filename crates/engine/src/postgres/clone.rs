@@ -1,17 +1,14 @@
 //! A new copy of another node's data, made beside the old one.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::sync::watch;
 
 use super::Postgres;
-use super::binaries::{Tool, data_major};
+use super::binaries::data_major;
 use super::config::{Live, conninfo};
 use super::control::Control;
-use super::paths::{remove_file, remove_tree, sync_all, sync_dir};
+use super::paths::{Paths, remove_file, remove_tree, sync_all, sync_dir};
+use crate::swap::{finish, put_in_place};
+use crate::tool::Tool;
 use crate::{CopyId, EngineError, Progress, Upstream};
 
 /// What the primary sees of a clone: no node's name, or the clone would count for the sync rule.
@@ -65,7 +62,8 @@ impl Postgres {
             &format!("--dbname={dsn}"),
         ]
         .map(str::to_owned);
-        let tool = Tool { name: "pg_basebackup", binaries: &binaries, account: &self.account, paths: &self.paths };
+        let tool =
+            Tool { program: binaries.program("pg_basebackup"), account: &self.account, place: &self.paths.tools };
         let said = tool
             .run(&args, |line| {
                 if let Some((done, total)) = kilobytes(line) {
@@ -90,44 +88,22 @@ impl Postgres {
         }
     }
 
-    /// Puts the complete new copy in the old one's place, and removes the old one. A crash at any point leaves one of
-    /// them in place, or what [`Postgres::finish_clone`] finishes.
-    pub(super) fn swap(&self) -> Result<(), EngineError> {
-        let (data, fresh, old) = (&self.paths.data, &self.paths.fresh, &self.paths.old);
-        let failed = EngineError::io("put the new copy in the place of", data);
-        remove_tree(old)?;
-        let done = match exchange(fresh, data) {
-            // Now the old one is where the new one was made.
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => fs::rename(fresh, data),
-            Err(_) => fs::rename(data, old).and_then(|()| fs::rename(fresh, data)),
-        };
-        done.map_err(failed)?;
-        sync_dir(&self.paths.dir)?;
+    /// Puts the complete new copy in the old one's place, and removes the old one.
+    fn swap(&self) -> Result<(), EngineError> {
+        let Paths { dir, data, fresh, old, .. } = &self.paths;
+        put_in_place(dir, data, fresh, old)?;
         // The mark of an interrupted rewind was the old copy's.
         remove_file(&self.paths.rewind_mark)?;
-        sync_dir(&self.paths.dir)?;
+        sync_dir(dir)?;
         remove_tree(fresh)?;
         remove_tree(old)
     }
 
-    /// At the agent's start: a crash in the middle of [`Postgres::swap`] has left the old copy, the new one, or both.
+    /// At the agent's start.
     pub(super) fn finish_clone(&self) -> Result<(), EngineError> {
-        let (data, fresh, old) = (&self.paths.data, &self.paths.fresh, &self.paths.old);
-        if !data.exists() && old.exists() {
-            // The old one is moved away only when the new one is complete.
-            let from = if fresh.exists() { fresh } else { old };
-            fs::rename(from, data).map_err(EngineError::io("put in place", data))?;
-            sync_dir(&self.paths.dir)?;
-        }
-        remove_tree(fresh)?;
-        if data.exists() { remove_tree(old) } else { Ok(()) }
+        let Paths { dir, data, fresh, old, .. } = &self.paths;
+        finish(dir, data, fresh, old)
     }
-}
-
-/// Two folders change places, at once; not every file system can do that.
-fn exchange(a: &Path, b: &Path) -> io::Result<()> {
-    Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
 }
 
 /// `12345/67890 kB (18%), 0/1 tablespace` in bytes.

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -348,18 +347,6 @@ fn built_in(key: &str) -> String {
 
 fn set(text: &mut String, key: &str, value: &str) {
     let _ = writeln!(text, "{key} = '{}'", value.replace('\\', "\\\\").replace('\'', "''"));
-}
-
-/// Writes a settings file: readable by the database's user, whole or not at all. Nothing in it is secret.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), EngineError> {
-    use std::os::unix::fs::PermissionsExt;
-    let fresh = path.with_extension("new");
-    let done = (|| {
-        fs::write(&fresh, text)?;
-        fs::set_permissions(&fresh, PermissionsExt::from_mode(0o644))?;
-        fs::rename(&fresh, path)
-    })();
-    done.map_err(EngineError::io("write", path))
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::binaries::{Binaries, environment};
+use super::binaries::Binaries;
 use crate::account::Account;
+use crate::tool::environment;
 use crate::{CopyId, EngineError};
 
 /// The parts of `pg_control` that decisions stand on.

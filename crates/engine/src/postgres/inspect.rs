@@ -1,11 +1,10 @@
 //! Looking at the database without ever being held up by it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_postgres::Statement;
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
@@ -14,23 +13,9 @@ use super::{Postgres, Threads};
 use crate::guard::blocking;
 use crate::{CopyId, DataCopy, EngineError, Inspection, Process, Role, StandbySeen};
 
-/// What an inspection takes at most.
-const LIMIT: Duration = Duration::from_millis(300);
-/// A look that has not come back after so long is given up, and another one tried.
-const GIVE_UP: Duration = Duration::from_secs(10);
-
-/// The look that is under way, and what the last one saw.
-#[derive(Debug, Default)]
-pub(super) struct Probe {
-    under_way: Option<(Moment, watch::Receiver<Option<Inspection>>)>,
-    last: Option<Inspection>,
-    answered: Option<Moment>,
-    session: Option<(u32, Asker)>,
-}
-
 /// A connection with its questions prepared.
 #[derive(Debug)]
-struct Asker {
+pub(super) struct Asker {
     session: Session,
     state: Statement,
     standbys: Statement,
@@ -56,46 +41,22 @@ const STANDBYS: &str = "select application_name, state = 'streaming', (flush_lsn
     from pg_stat_replication where not pg_is_in_recovery()";
 
 impl Postgres {
-    pub(super) async fn await_look(&self, mut look: watch::Receiver<Option<Inspection>>) -> Inspection {
-        let found = match timeout(LIMIT, look.wait_for(Option::is_some)).await {
-            Ok(Ok(found)) => found.clone(),
-            _ => None,
-        };
-        found.unwrap_or_else(|| self.remembered())
-    }
-
-    /// Starts a look, unless one is under way: a database that hangs must not be piled up with connections.
+    /// Starts a look, unless one is under way.
     pub(super) fn look(self: &Arc<Self>, threads: &Threads) -> watch::Receiver<Option<Inspection>> {
-        let now = self.clock.now();
-        let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, under_way)) = &probe.under_way
-            && under_way.borrow().is_none()
-            && under_way.has_changed().is_ok()
-            && now.since(*since) < GIVE_UP
-        {
-            return under_way.clone();
-        }
-        let (tell, under_way) = watch::channel(None);
-        probe.under_way = Some((now, under_way.clone()));
-        drop(probe);
         let this = Arc::clone(self);
-        threads.spawn(async move {
+        self.looks.start(&*self.clock, threads, |tell| async move {
             let seen = this.look_now().await;
-            this.probe.lock().unwrap_or_else(PoisonError::into_inner).last = Some(seen.clone());
-            let _ = tell.send(Some(seen));
-        });
-        under_way
+            this.looks.seen(seen, &tell);
+        })
     }
 
     /// What is known while nothing answers.
-    fn remembered(&self) -> Inspection {
+    pub(super) fn remembered(&self) -> Inspection {
         let process = *self.guard.state().borrow();
-        let (last, answered) = {
-            let probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-            (probe.last.clone(), probe.answered)
-        };
+        let last = self.looks.last();
         let copy = last.as_ref().map_or(DataCopy::Missing, |l| l.copy.clone());
-        self.dress(Inspection { identity: last.and_then(|l| l.identity), ..Inspection::of(copy, process) }, answered)
+        let identity = last.and_then(|l| l.identity);
+        self.dress(Inspection { identity, ..Inspection::of(copy, process) }, self.looks.last_answer())
     }
 
     /// Adds what needs no answer. A database that runs and did not answer hangs.
@@ -120,13 +81,12 @@ impl Postgres {
                 Ok(()) => {
                     self.guard.answered(database);
                     seen.process = *self.guard.state().borrow();
-                    self.probe.lock().unwrap_or_else(PoisonError::into_inner).answered = Some(self.clock.now());
+                    self.looks.answered(self.clock.now());
                 }
                 Err(e) => tracing::debug!(error = %e.chain(), "the database does not answer"),
             }
         }
-        let answered = self.probe.lock().unwrap_or_else(PoisonError::into_inner).answered;
-        let mut seen = self.dress(seen, answered);
+        let mut seen = self.dress(seen, self.looks.last_answer());
         if seen.following.is_some() && !seen.streaming {
             seen.receiver_error = self.receiver_error().await;
         }
@@ -134,10 +94,9 @@ impl Postgres {
     }
 
     async fn ask(&self, database: u32, seen: &mut Inspection) -> Result<(), EngineError> {
-        let idle = self.probe.lock().unwrap_or_else(PoisonError::into_inner).session.take();
         let failed = || EngineError::sql("say how it is");
-        let asker = match idle {
-            Some((of, asker)) if of == database && !asker.session.client.is_closed() => asker,
+        let asker = match self.looks.take_asker(database) {
+            Some(asker) if !asker.session.client.is_closed() => asker,
             _ => {
                 let session = self.new_session().await?;
                 let state = session.client.prepare(STATE).await.map_err(failed())?;
@@ -175,7 +134,7 @@ impl Postgres {
             seen.rewind_ready = timeline(state.get(5)) == seen.timeline;
             seen.standbys = standbys.iter().filter_map(standby).collect::<BTreeMap<_, _>>();
         }
-        self.probe.lock().unwrap_or_else(PoisonError::into_inner).session = Some((database, asker));
+        self.looks.keep_asker(database, asker);
         Ok(())
     }
 }

@@ -33,13 +33,16 @@ use trine_platform::{BoxStream, Clock};
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
 use crate::account::Account;
+use crate::barrier::Barriers;
 use crate::guard::descendants::Whose;
 use crate::guard::{GuardClient, GuardCommand};
+use crate::look::Looks;
 use crate::threads::Threads;
+use crate::tool::Said;
 use crate::{
     Adopted, CopyId, Engine, EngineError, Followed, History, Inspection, Process, Progress, SyncSetting, Upstream,
 };
-use binaries::{Binaries, Said, data_major};
+use binaries::{Binaries, data_major};
 use config::Live;
 use control::Control;
 use paths::Paths;
@@ -112,10 +115,8 @@ struct Postgres {
     idle: Mutex<Vec<(u32, Session)>>,
     /// The programs that were found last.
     found: Mutex<Option<Binaries>>,
-    probe: Mutex<inspect::Probe>,
-    barrier: Mutex<Option<sync::Pending>>,
-    /// How often the sync rule has changed.
-    changes: AtomicU64,
+    looks: Looks<inspect::Asker>,
+    barriers: Barriers,
     /// How long the database's log was when it was last told whom to follow.
     log_mark: AtomicU64,
 }
@@ -149,9 +150,8 @@ impl PostgresEngine {
             live: Mutex::new(Live::default()),
             idle: Mutex::new(Vec::new()),
             found: Mutex::new(None),
-            probe: Mutex::new(inspect::Probe::default()),
-            barrier: Mutex::new(None),
-            changes: AtomicU64::new(0),
+            looks: Looks::default(),
+            barriers: Barriers::default(),
             log_mark: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner), threads: Arc::new(Threads::start()?) })
@@ -232,7 +232,7 @@ impl Postgres {
 
     /// Writes the settings that change with a reload, without one.
     fn write_live(&self, live: &Live) -> Result<(), EngineError> {
-        config::write(&self.paths.conf.join("live.conf"), &live.render(&self.config, &self.paths))?;
+        crate::files::write_readable(&self.paths.conf.join("live.conf"), &live.render(&self.config, &self.paths))?;
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live.clone();
         Ok(())
     }
@@ -281,8 +281,10 @@ impl Engine for PostgresEngine {
 
     async fn inspect(&self) -> Inspection {
         // The deadline is kept here, whatever the engine's threads wait for.
-        let look = self.inner.look(&self.threads);
-        self.inner.await_look(look).await
+        match Looks::<inspect::Asker>::within_limit(self.inner.look(&self.threads)).await {
+            Some(seen) => seen,
+            None => self.inner.remembered(),
+        }
     }
 
     async fn identity(&self) -> Result<Option<CopyId>, EngineError> {

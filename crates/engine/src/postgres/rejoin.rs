@@ -13,13 +13,13 @@ use tokio::time::sleep;
 use trine_protocol::Epoch;
 
 use super::Postgres;
-use super::binaries::{Said, Tool};
 use super::clone::kilobytes;
 use super::config::conninfo;
 use super::control::{Control, lsn};
 use super::follow::{judge, parts};
 use super::paths::{remove_file, remove_tree, sync_all, sync_dir};
 use super::setup::Private;
+use crate::tool::{Said, Tool};
 use crate::{EngineError, Followed, Fork, History, Progress, Upstream};
 
 /// What the primary sees of a rewind: no node's name.
@@ -220,7 +220,7 @@ impl Postgres {
             "--progress".into(),
             "--no-sync".into(),
         ];
-        let tool = Tool { name: "pg_rewind", binaries: &binaries, account: &self.account, paths: &self.paths };
+        let tool = Tool { program: binaries.program("pg_rewind"), account: &self.account, place: &self.paths.tools };
         let before = self.rewind_mark();
         progress.send_replace(Progress { phase: "rewinding".into(), done: 0, total: None });
         self.set_mark(epoch, Phase::Rewinding)?;

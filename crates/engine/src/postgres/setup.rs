@@ -9,10 +9,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use super::binaries::{Binaries, as_child};
+use super::binaries::Binaries;
 use super::session::{Session, literal};
 use crate::EngineError;
 use crate::account::Account;
+use crate::tool::as_child;
 
 /// What the replication role may call: all that pg_rewind does.
 const REWIND: &str = "grant execute on function pg_catalog.pg_ls_dir(text, boolean, boolean), \

@@ -9,14 +9,16 @@ use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 
 use super::Postgres;
-use super::binaries::{data_major, environment};
+use super::binaries::data_major;
 use super::config::{self, Live};
 use super::control::Control;
 use super::paths::{remove_file, remove_tree, sync_dir};
 use super::{hba, timeline};
 use crate::account::Account;
+use crate::files::write_readable;
 use crate::guard::wire::Order;
 use crate::guard::{blocking, descendants, tail};
+use crate::tool::environment;
 use crate::{DataCopy, EngineError, Process};
 
 /// How often a database that is coming up is asked whether it is.
@@ -145,9 +147,9 @@ impl Postgres {
         self.copy_certificates(&self.paths.sockets)?;
         let conf = |name: &str| self.paths.conf.join(name);
         let main = config::render(&self.config, &self.paths, binaries.major, &control.floor);
-        config::write(&conf("postgresql.conf"), &main)?;
-        config::write(&conf("pg_hba.conf"), &hba::hba(&self.config.hba))?;
-        config::write(&conf("pg_ident.conf"), hba::IDENT)?;
+        write_readable(&conf("postgresql.conf"), &main)?;
+        write_readable(&conf("pg_hba.conf"), &hba::hba(&self.config.hba))?;
+        write_readable(&conf("pg_ident.conf"), hba::IDENT)?;
         self.write_live(live)?;
         self.strip_auto_conf()?;
         self.account.write(&self.paths.data.join("standby.signal"), b"")?;

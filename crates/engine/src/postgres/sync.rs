@@ -1,10 +1,8 @@
 //! The sync rule in the running database, and the commit that proves it.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use trine_protocol::Epoch;
 
@@ -16,24 +14,6 @@ use crate::{EngineError, SyncSetting};
 const LOOK: Duration = Duration::from_millis(2);
 /// How long a change of settings may take to reach every process of the database.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A barrier that is under way.
-#[derive(Debug)]
-pub(super) struct Pending {
-    epoch: Epoch,
-    database: u32,
-    /// After how many changes of the setting it began: one that began before the latest proves nothing about what was
-    /// acknowledged between, even where that change has led back to the same setting.
-    changes: u64,
-    outcome: watch::Receiver<Option<Outcome>>,
-}
-
-#[derive(Clone, Debug)]
-enum Outcome {
-    Passed,
-    Cancelled,
-    Failed(String),
-}
 
 /// Each process that sends the log, and whether it has taken over a rule: it shows a priority of its own making.
 const SENDERS: &str = "select application_name, sync_priority from pg_stat_replication \
@@ -80,7 +60,7 @@ impl Postgres {
         let settled = now.settled && now.sync == *setting;
         let live = Live { sync: setting.clone(), settled, passing, ..now };
         if !settled {
-            self.changes.fetch_add(1, Ordering::SeqCst);
+            self.barriers.rule_changed();
         }
         self.write_live(&live)?;
         self.reload()?;
@@ -150,48 +130,14 @@ impl Postgres {
 
     pub(super) async fn barrier(this: &Arc<Self>, epoch: Epoch) -> Result<(), EngineError> {
         let database = this.running()?;
-        let mut outcome = this.join_barrier(epoch, database);
-        let found = match outcome.wait_for(Option::is_some).await {
-            Ok(found) => found.clone(),
-            Err(_) => None,
+        let engine = Arc::clone(this);
+        let commit = || async move {
+            engine.pass_barrier(epoch).await?;
+            // Not earlier: until here its writes would only delay what clients wait for.
+            tokio::spawn(engine.checkpoint_once(epoch));
+            Ok(())
         };
-        match found {
-            Some(Outcome::Passed) => Ok(()),
-            Some(Outcome::Cancelled) => Err(EngineError::BarrierCancelled(epoch)),
-            Some(Outcome::Failed(why)) => Err(EngineError::BarrierFailed { epoch, why }),
-            None => Err(EngineError::BarrierFailed { epoch, why: "the agent is ending".into() }),
-        }
-    }
-
-    /// The barrier that is under way for this epoch and rule, or a new one. It goes on when nobody waits: its commit can't
-    /// be taken back, and a second one would only queue up behind it.
-    fn join_barrier(self: &Arc<Self>, epoch: Epoch, database: u32) -> watch::Receiver<Option<Outcome>> {
-        let changes = self.changes.load(Ordering::SeqCst);
-        let mut slot = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(p) = slot.as_ref()
-            && (p.epoch, p.database, p.changes) == (epoch, database, changes)
-            && p.outcome.borrow().is_none()
-            && p.outcome.has_changed().is_ok()
-        {
-            return p.outcome.clone();
-        }
-        let (tell, outcome) = watch::channel(None);
-        *slot = Some(Pending { epoch, database, changes, outcome: outcome.clone() });
-        drop(slot);
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            let found = match this.pass_barrier(epoch).await {
-                Ok(()) => {
-                    // Not earlier: until here its writes would only delay what clients wait for.
-                    tokio::spawn(Arc::clone(&this).checkpoint_once(epoch));
-                    Outcome::Passed
-                }
-                Err(EngineError::BarrierCancelled(_)) => Outcome::Cancelled,
-                Err(e) => Outcome::Failed(e.chain()),
-            };
-            let _ = tell.send(Some(found));
-        });
-        outcome
+        this.barriers.pass(epoch, database, commit).await
     }
 
     async fn pass_barrier(&self, epoch: Epoch) -> Result<(), EngineError> {

@@ -103,7 +103,7 @@ impl Engine for VolumeEngine {
             let served = match ask {
                 Ask::Log => link::serve(&volume, &from, stream).await,
                 Ask::Copy => link::give(&volume, from.as_str(), stream).await,
-                Ask::Nothing => Ok(()),
+                Ask::Progress | Ask::Nothing => Ok(()),
             };
             if let Err(error) = served {
                 tracing::debug!(%from, ?ask, %error, "a stream to another node has ended");

@@ -1,0 +1,179 @@
+//! As much of the binary log's format as it takes to find the last whole transaction in a file: the headers of its events,
+//! and their identifiers. The database itself can't be asked: it throws received logs away when it starts.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use super::gtid::{DOMAIN, Gtid};
+
+/// What every file begins with.
+const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
+/// An event's header: time, kind, server, length, place of the next, flags.
+const HEADER: usize = 19;
+
+/// The kinds of events that matter (MariaDB, `log_event.h`).
+mod kind {
+    pub(super) const QUERY: u8 = 2;
+    pub(super) const XID: u8 = 16;
+    pub(super) const GTID: u8 = 162;
+}
+
+/// A transaction that is one event long, such as a DDL (`FL_STANDALONE`).
+const STANDALONE: u8 = 1;
+/// How much of an event is looked at: enough for an identifier, and for the word that ends a transaction.
+const LOOKED_AT: usize = 64 << 10;
+
+/// The last transaction of the cluster's domain that is whole in this file. `None`: none is. An event that is cut off, or
+/// is none at all, ends the search, as it ends the database's own recovery.
+///
+/// # Errors
+/// The file can't be read.
+pub(super) fn last_whole(file: &Path) -> io::Result<Option<Gtid>> {
+    let mut input = BufReader::with_capacity(1 << 16, File::open(file)?);
+    let mut magic = [0; 4];
+    if !fill(&mut input, &mut magic)? || magic != MAGIC {
+        return Ok(None);
+    }
+    let mut found = Found::default();
+    let mut body = Vec::new();
+    loop {
+        let mut header = [0; HEADER];
+        if !fill(&mut input, &mut header)? {
+            return Ok(found.last);
+        }
+        let Some(event) = Event::parse(&header) else { return Ok(found.last) };
+        body.resize(event.length.min(LOOKED_AT), 0);
+        if !fill(&mut input, &mut body)? {
+            return Ok(found.last);
+        }
+        let rest = (event.length - body.len()) as u64;
+        if io::copy(&mut input.by_ref().take(rest), &mut io::sink())? < rest {
+            return Ok(found.last);
+        }
+        found.take(&event, &body);
+    }
+}
+
+/// Fills the buffer; false: the file ends before.
+fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match input.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+struct Event {
+    kind: u8,
+    server: u32,
+    /// Of what follows the header.
+    length: usize,
+}
+
+impl Event {
+    fn parse(header: &[u8; HEADER]) -> Option<Self> {
+        let number = |at: usize| header.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+        let whole = usize::try_from(number(9)?).ok()?;
+        Some(Self { kind: *header.get(4)?, server: number(5)?, length: whole.checked_sub(HEADER)? })
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    last: Option<Gtid>,
+    /// The transaction that has begun, and whether its next event is its only one.
+    open: Option<(Gtid, bool)>,
+}
+
+impl Found {
+    fn take(&mut self, event: &Event, body: &[u8]) {
+        match (event.kind, self.open) {
+            (kind::GTID, _) => self.open = gtid(event.server, body),
+            (kind::XID, Some((gtid, _))) | (_, Some((gtid, true))) => self.whole(gtid),
+            (kind::QUERY, Some((gtid, false))) if ends(body) => self.whole(gtid),
+            _ => {}
+        }
+    }
+
+    fn whole(&mut self, gtid: Gtid) {
+        self.open = None;
+        if gtid.domain == DOMAIN && self.last.is_none_or(|l| l.number < gtid.number) {
+            self.last = Some(gtid);
+        }
+    }
+}
+
+/// An identifier event: number, domain, flags.
+fn gtid(server: u32, body: &[u8]) -> Option<(Gtid, bool)> {
+    let number = u64::from_le_bytes(body.get(..8)?.try_into().ok()?);
+    let domain = u32::from_le_bytes(body.get(8..12)?.try_into().ok()?);
+    Some((Gtid { domain, server, number }, body.get(12)? & STANDALONE != 0))
+}
+
+/// Is it the statement that ends a transaction of tables without transactions? The text is last, before a checksum.
+fn ends(body: &[u8]) -> bool {
+    let ends_with = |body: &[u8]| [b"\0COMMIT".as_slice(), b"\0ROLLBACK"].iter().any(|word| body.ends_with(word));
+    ends_with(body) || body.len().checked_sub(4).and_then(|n| body.get(..n)).is_some_and(ends_with)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: u8, body: &[u8]) -> Vec<u8> {
+        let mut e = vec![0; 4];
+        e.push(kind);
+        e.extend(7_u32.to_le_bytes());
+        e.extend(u32::try_from(HEADER + body.len()).unwrap().to_le_bytes());
+        e.extend([0; 6]);
+        e.extend(body);
+        e
+    }
+
+    fn gtid_event(number: u64, flags: u8) -> Vec<u8> {
+        event(kind::GTID, &[&number.to_le_bytes()[..], &0_u32.to_le_bytes(), &[flags], &[0; 6]].concat())
+    }
+
+    fn last(bytes: &[u8]) -> Option<u64> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        last_whole(file.path()).unwrap().map(|g| g.number)
+    }
+
+    #[test]
+    fn what_is_cut_off_does_not_count() {
+        let rows = event(30, &[1; 100]);
+        let parts = [
+            MAGIC.to_vec(),
+            gtid_event(5, 0),
+            rows.clone(),
+            event(kind::XID, &[0; 8]),
+            gtid_event(6, STANDALONE),
+            event(kind::QUERY, b"xxxx\0drop table t"),
+            gtid_event(7, 0),
+            event(kind::QUERY, b"xxxx\0insert into myisam"),
+            event(kind::QUERY, b"xxxx\0COMMIT1234"),
+            gtid_event(8, 0),
+            rows,
+        ];
+        let log = parts.concat();
+        let end_of = |n: usize| parts[..n].concat().len();
+        for cut in 0..=log.len() {
+            let expected = match cut {
+                c if c < end_of(4) => None,
+                c if c < end_of(6) => Some(5),
+                c if c < end_of(9) => Some(6),
+                _ => Some(7),
+            };
+            assert_eq!(last(&log[..cut]), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn rubbish_is_no_log() {
+        assert_eq!(last(b""), None);
+        assert_eq!(last(b"not a log at all, but long enough for a header"), None);
+        assert_eq!(last(&[&MAGIC[..], &[0; 300]].concat()), None);
+    }
+}

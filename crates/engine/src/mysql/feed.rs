@@ -1,0 +1,248 @@
+//! The standby's side of replication: where its receiver connects to, and what the primary tells it.
+//!
+//! One feed is for one primary and epoch. Dropped or cut, nothing flows in any more: the receiver connects to a port of
+//! this feed's own.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use trine_protocol::{Epoch, NodeName};
+
+use super::gate::Progress;
+use super::gtid;
+use super::state::Mysql;
+use super::tunnel::{Hello, Told, hear, say};
+use crate::{Ask, EngineError, Neighbours};
+
+/// How soon a connection that broke is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+/// How often a standby tells how far it is. A switchover waits for that.
+const TELL: Duration = Duration::from_millis(25);
+/// How long the primary's first word is waited for. Without it the standby acknowledges nothing yet.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+
+/// Where a standby's log comes from.
+#[derive(Debug)]
+pub(super) struct Feed {
+    /// Where its receiver has to connect to.
+    pub(super) address: SocketAddr,
+    /// Whether the receiver is one that acknowledges. Changed only while nothing is connected.
+    acknowledges: Arc<AtomicBool>,
+    told: watch::Receiver<Option<Told>>,
+    progress: watch::Sender<Progress>,
+    /// The receiver's connections are let through by this task.
+    door: Option<JoinHandle<()>>,
+    report: Option<JoinHandle<()>>,
+    reconcile: Option<JoinHandle<()>>,
+}
+
+impl Feed {
+    /// Opens the door for the receiver, and a stream on which the primary says whether this standby counts.
+    pub(super) async fn open(engine: &Mysql, upstream: NodeName, epoch: Epoch) -> Result<Self, EngineError> {
+        let failed = |source| EngineError::Neighbour { action: "make a way to", node: upstream.clone(), source };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let neighbours = engine.neighbours()?;
+        let acknowledges = Arc::new(AtomicBool::new(false));
+        let (tell, told) = watch::channel(None);
+        let progress = watch::channel(Progress::default()).0;
+        let door = let_through(listener, Arc::clone(&neighbours), upstream.clone(), epoch, Arc::clone(&acknowledges));
+        let report = report(neighbours, upstream, progress.subscribe(), tell);
+        Ok(Self {
+            address,
+            acknowledges,
+            told,
+            progress,
+            door: engine.threads.start_task(door),
+            report: engine.threads.start_task(report),
+            reconcile: None,
+        })
+    }
+
+    /// Whether this standby's acknowledgements count, as far as the primary has said so by now.
+    pub(super) async fn first_word(&mut self) -> bool {
+        let said = timeout(FIRST_WORD, self.told.wait_for(Option::is_some)).await;
+        matches!(said, Ok(Ok(told)) if told.is_some_and(|t| t.counts))
+    }
+
+    /// The receiver was set to acknowledge, or not to. It must not be connected.
+    pub(super) fn set_acknowledges(&self, acknowledges: bool) {
+        self.acknowledges.store(acknowledges, Ordering::SeqCst);
+    }
+
+    /// Keeps the receiver as the primary wants it, from now on.
+    pub(super) fn keep(&mut self, engine: &Arc<Mysql>) {
+        let work =
+            keep(Arc::downgrade(engine), self.told.clone(), Arc::clone(&self.acknowledges), self.progress.clone());
+        self.reconcile = engine.threads.start_task(work);
+    }
+
+    /// Ends it, and returns once nothing flows any more. Can be called again when it was dropped half-way.
+    pub(super) async fn cut(&mut self) {
+        for task in [&mut self.reconcile, &mut self.door, &mut self.report] {
+            if let Some(running) = task {
+                running.abort();
+                let _ = running.await;
+                *task = None;
+            }
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        for task in [&self.reconcile, &self.door, &self.report].into_iter().flatten() {
+            task.abort();
+        }
+    }
+}
+
+impl Mysql {
+    /// Nothing comes in from a primary's agent any more.
+    pub(super) async fn cut_feed(&self) {
+        let mut feed = self.feed.lock().await;
+        if let Some(open) = feed.as_mut() {
+            open.cut().await;
+        }
+        *feed = None;
+    }
+}
+
+/// Leads the receiver's connections to the primary's database.
+async fn let_through(
+    listener: TcpListener,
+    neighbours: Arc<dyn Neighbours>,
+    upstream: NodeName,
+    epoch: Epoch,
+    acknowledges: Arc<AtomicBool>,
+) {
+    let mut open = JoinSet::new();
+    loop {
+        let receiver = match listener.accept().await {
+            Ok((receiver, _)) => receiver,
+            Err(error) => {
+                tracing::debug!(%error, "the receiver can't be let through");
+                sleep(AGAIN).await;
+                continue;
+            }
+        };
+        let (neighbours, node) = (Arc::clone(&neighbours), upstream.clone());
+        let hello = Hello { epoch, acknowledges: acknowledges.load(Ordering::SeqCst) };
+        open.spawn(async move {
+            if let Err(error) = pass(receiver, neighbours, &node, hello).await {
+                tracing::debug!(upstream = %node, %error, "the log flows no longer");
+            }
+        });
+        while open.try_join_next().is_some() {}
+    }
+}
+
+async fn pass(
+    mut receiver: TcpStream,
+    neighbours: Arc<dyn Neighbours>,
+    node: &NodeName,
+    hello: Hello,
+) -> io::Result<()> {
+    receiver.set_nodelay(true)?;
+    let mut stream = neighbours.open(node, Ask::Log).await?;
+    say(&mut stream, &hello).await?;
+    copy_bidirectional(&mut receiver, &mut stream).await.map(drop)
+}
+
+/// Tells the primary how far this standby is, and hears whether it counts.
+async fn report(
+    neighbours: Arc<dyn Neighbours>,
+    upstream: NodeName,
+    progress: watch::Receiver<Progress>,
+    tell: watch::Sender<Option<Told>>,
+) {
+    loop {
+        let ended = async {
+            let stream = neighbours.open(&upstream, Ask::Progress).await?;
+            let (mut read, mut write) = tokio::io::split(stream);
+            let send = async {
+                let mut ticks = interval(TELL);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    ticks.tick().await;
+                    let now = *progress.borrow();
+                    say(&mut write, &now).await?;
+                }
+            };
+            let listen = async {
+                loop {
+                    let told: Told = hear(&mut read).await?;
+                    tell.send_replace(Some(told));
+                }
+            };
+            let ended: io::Result<()> = tokio::select! { ended = send => ended, ended = listen => ended };
+            ended
+        };
+        if let Err(error) = ended.await {
+            tracing::trace!(%upstream, %error, "the primary is told nothing");
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Looks how far the database is, and makes its receiver acknowledge when, and only when, the primary counts it.
+async fn keep(
+    engine: std::sync::Weak<Mysql>,
+    told: watch::Receiver<Option<Told>>,
+    acknowledges: Arc<AtomicBool>,
+    progress: watch::Sender<Progress>,
+) {
+    let mut ticks = interval(TELL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(engine) = engine.upgrade() else { return };
+        let wanted = told.borrow().map(|t| t.counts);
+        let done = async {
+            if let Some(wanted) = wanted.filter(|w| *w != acknowledges.load(Ordering::SeqCst)) {
+                engine.make_acknowledge(wanted, &acknowledges).await?;
+            }
+            let mut session = engine.session().await?;
+            let slave = engine.slave(&mut session).await?.unwrap_or_default();
+            let (applied, written) = engine.places(&mut session).await?;
+            engine.give_back(session);
+            let applied = gtid::number(gtid::further(applied, written));
+            let received = gtid::number(slave.received).max(applied);
+            let streaming = slave.receiver == "Yes" && slave.applies;
+            progress.send_replace(Progress { received, applied, streaming });
+            Ok::<(), EngineError>(())
+        };
+        if let Err(error) = done.await {
+            progress.send_modify(|p| p.streaming = false);
+            tracing::debug!(error = %error.chain(), "can't see how far the database is");
+        }
+    }
+}
+
+impl Mysql {
+    /// Restarts the receiver as one that acknowledges, or does not. The applier goes on: what was received stays.
+    async fn make_acknowledge(&self, wanted: bool, acknowledges: &AtomicBool) -> Result<(), EngineError> {
+        let _turn = self.turn.lock().await;
+        let mut session = self.session().await?;
+        if !self.slave(&mut session).await?.is_some_and(|s| s.applies) {
+            // With both stopped, the next start would throw the received log away.
+            return Err(EngineError::NotConfirmed("its sync rule: its applier has stopped".into()));
+        }
+        session.run("stop its receiver", "stop slave io_thread").await?;
+        let set = format!("set global rpl_semi_sync_slave_enabled = {}", if wanted { "ON" } else { "OFF" });
+        session.run("make its receiver acknowledge", &set).await?;
+        acknowledges.store(wanted, Ordering::SeqCst);
+        session.run("start its receiver", "start slave io_thread").await?;
+        self.give_back(session);
+        tracing::info!(acknowledges = wanted, "the receiver was started again");
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Following a primary.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::feed::Feed;
+use super::gtid;
+use super::seal::Slave;
+use super::session::{Session, literal};
+use super::state::Mysql;
+use crate::{EngineError, Followed, History, Upstream};
+
+/// How long the first bytes are waited for before the agent hears `NotYet`.
+const FIRST: Duration = Duration::from_millis(300);
+const LOOK: Duration = Duration::from_millis(3);
+
+impl Mysql {
+    pub(super) async fn follow(
+        this: &Arc<Self>,
+        upstream: &Upstream,
+        history: &History,
+    ) -> Result<Followed, EngineError> {
+        let _turn = this.turn.lock().await;
+        this.must_be_standby("follow")?;
+        let mut session = this.session().await?;
+        let wanted = Some((upstream.node.clone(), history.epoch));
+        if this.running().following != wanted {
+            if let Some(why) = this.begin_to_follow(&mut session, upstream, history).await? {
+                return Ok(Followed::Diverged(why));
+            }
+            Self::take_from(this, &mut session, upstream, history).await?;
+            this.running().following = wanted;
+        }
+        let settled = async {
+            loop {
+                let slave = this.slave(&mut session).await?.unwrap_or_default();
+                match judge(&slave) {
+                    Followed::NotYet => sleep(LOOK).await,
+                    settled => return Ok::<_, EngineError>(settled),
+                }
+            }
+        };
+        let found = timeout(FIRST, settled).await.unwrap_or(Ok(Followed::NotYet))?;
+        if matches!(found, Followed::Diverged(_) | Followed::TooFarBehind(_)) {
+            // What it would still receive could never be applied: it must acknowledge nothing more.
+            this.cut(&mut session).await?;
+        }
+        this.give_back(session);
+        Ok(found)
+    }
+
+    /// Compares the two logs. `Some`: why this one is no part of the primary's.
+    async fn begin_to_follow(
+        &self,
+        session: &mut Session,
+        upstream: &Upstream,
+        history: &History,
+    ) -> Result<Option<String>, EngineError> {
+        // Nothing may come in meanwhile.
+        self.cut(session).await?;
+        let last = match self.apply_all(session).await {
+            Err(EngineError::NeedsRebuild(why)) => return Ok(Some(why)),
+            other => gtid::number(other?),
+        };
+        let own = self.descent(session, last).await?;
+        if own.identity != history.identity {
+            let (found, expected) = (history.identity, own.identity);
+            return Err(EngineError::OtherCluster { what: upstream.node.to_string(), found, expected });
+        }
+        let fork = own.common(history);
+        Ok(match fork {
+            Some(fork) if own.end <= fork.end => None,
+            Some(fork) => Some(format!(
+                "it goes on to {} of epoch {}, {} parted from it at {} of epoch {}",
+                own.end, own.epoch, upstream.node, fork.end, fork.epoch
+            )),
+            None => Some(format!("nothing of its log (epoch {}) is in that of {}", own.epoch, upstream.node)),
+        })
+    }
+
+    async fn take_from(
+        this: &Arc<Self>,
+        session: &mut Session,
+        upstream: &Upstream,
+        history: &History,
+    ) -> Result<(), EngineError> {
+        let mut feed = Feed::open(this, upstream.node.clone(), history.epoch).await?;
+        let (applied, written) = this.places(session).await?;
+        let place = gtid::further(applied, written).map(|g| g.to_string()).unwrap_or_default();
+        session.run("stop following", "stop all slaves").await?;
+        if gtid::number(applied) < gtid::number(written) {
+            // Its own log goes further than what it took from others: it has been a primary.
+            let set = format!("set global gtid_slave_pos = {}", literal(&place));
+            session.run("go on from its own log's end", &set).await?;
+        }
+        let acknowledges = feed.first_word().await;
+        let set = format!("set global rpl_semi_sync_slave_enabled = {}", if acknowledges { "ON" } else { "OFF" });
+        session.run("make its receiver acknowledge", &set).await?;
+        feed.set_acknowledges(acknowledges);
+        let (host, port) = (feed.address.ip().to_string(), feed.address.port());
+        let change = format!(
+            "change master to master_host = {}, master_port = {port}, master_user = 'trine_replication', \
+             master_password = {}, master_connect_retry = 1, master_heartbeat_period = 1, master_ssl = 0, \
+             master_use_gtid = slave_pos",
+            literal(&host),
+            literal(&this.config.superuser_password)
+        );
+        session.run("follow another", &change).await?;
+        session.run("follow another", "start slave").await?;
+        feed.keep(this);
+        *this.feed.lock().await = Some(feed);
+        Ok(())
+    }
+}
+
+/// What the receiver's and the applier's complaints mean.
+fn judge(slave: &Slave) -> Followed {
+    if let Some(error) = &slave.applier_error
+        && !slave.applies
+    {
+        return Followed::Diverged(format!("it can't apply what it receives: {error}"));
+    }
+    if slave.receiver == "Yes" && slave.applies {
+        return Followed::Streaming;
+    }
+    let Some(error) = &slave.receiver_error else { return Followed::NotYet };
+    let any = |texts: &[&str]| texts.iter().any(|t| error.contains(t));
+    if any(&["which is not in the master's binlog", "has diverged", "alternate history"]) {
+        Followed::Diverged(error.clone())
+    } else if any(&["slave state is too old", "Could not find GTID state", "Could not find first log file name"]) {
+        Followed::TooFarBehind(error.clone())
+    } else {
+        Followed::NotYet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slave(receiver: &str, error: &str) -> Slave {
+        Slave { receiver: receiver.into(), applies: true, receiver_error: Some(error.into()), ..Slave::default() }
+    }
+
+    #[test]
+    fn complaints() {
+        assert_eq!(judge(&slave("Yes", "")), Followed::Streaming);
+        assert_eq!(judge(&slave("Connecting", "error connecting to master: Lost connection")), Followed::NotYet);
+        let diverged = "Got fatal error 1236 from master when reading data from binary log: 'Error: connecting slave \
+            requested to start from GTID 0-1-5, which is not in the master's binlog. Since the master's binlog contains \
+            GTIDs with higher sequence numbers, it probably means that the slave has diverged due to executing extra \
+            erroneous transactions'";
+        assert!(matches!(judge(&slave("No", diverged)), Followed::Diverged(_)));
+        let old = "Got fatal error 1236 from master when reading data from binary log: 'Could not find GTID state \
+            requested by slave in any binlog files. Probably the slave state is too old and required binlog files have \
+            been purged.'";
+        assert!(matches!(judge(&slave("No", old)), Followed::TooFarBehind(_)));
+        let errant = Slave {
+            receiver: "Yes".into(),
+            applier_error: Some("An attempt was made to binlog GTID 0-1-5 which would create an out-of-order".into()),
+            ..Slave::default()
+        };
+        assert!(matches!(judge(&errant), Followed::Diverged(_)));
+    }
+}

@@ -1,0 +1,104 @@
+//! Looking at the database without ever being held up by it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use trine_protocol::Moment;
+
+use super::gtid;
+use super::session::Session;
+use super::state::Mysql;
+use crate::guard::blocking;
+use crate::{DataCopy, EngineError, Inspection, Process, Role};
+
+/// A connection for looks only.
+pub(super) type Asker = Session;
+
+impl Mysql {
+    /// Starts a look, unless one is under way.
+    pub(super) fn look(this: &Arc<Self>) -> watch::Receiver<Option<Inspection>> {
+        let engine = Arc::clone(this);
+        this.looks.start(&*this.clock, &this.threads, |tell| async move {
+            let seen = engine.look_now().await;
+            engine.looks.seen(seen, &tell);
+        })
+    }
+
+    /// What is known while nothing answers.
+    pub(super) fn remembered(&self) -> Inspection {
+        let process = *self.guard.state().borrow();
+        let last = self.looks.last();
+        let copy = last.as_ref().map_or(DataCopy::Missing, |l| l.copy.clone());
+        let identity = last.and_then(|l| l.identity);
+        self.dress(Inspection { identity, ..Inspection::of(copy, process) }, self.looks.last_answer())
+    }
+
+    /// Adds what needs no answer. A database that runs and did not answer hangs.
+    fn dress(&self, mut seen: Inspection, answered: Option<Moment>) -> Inspection {
+        if seen.process == Process::Running && seen.role.is_none() {
+            seen.process = Process::Hung;
+            seen.silent = answered.map_or(Duration::ZERO, |a| self.clock.now().since(a));
+        }
+        let pids = self.guard.pids();
+        seen.guard_pid = pids.map(|(guard, _)| guard);
+        seen.database_pid = pids.map(|(_, database)| database);
+        let following = self.running().following.clone().map(|(node, _)| node);
+        seen.following = following.filter(|_| seen.role == Some(Role::Standby));
+        seen
+    }
+
+    async fn look_now(self: &Arc<Self>) -> Inspection {
+        let this = Arc::clone(self);
+        let (copy, identity) = blocking(move || (this.copy(), this.identity().ok().flatten())).await;
+        let mut seen = Inspection { identity, ..Inspection::of(copy, *self.guard.state().borrow()) };
+        if let Ok(database) = self.process_id() {
+            match self.ask(database, &mut seen).await {
+                Ok(()) => {
+                    self.guard.answered(database);
+                    seen.process = *self.guard.state().borrow();
+                    self.looks.answered(self.clock.now());
+                }
+                Err(e) => tracing::debug!(error = %e.chain(), "the database does not answer"),
+            }
+        }
+        self.dress(seen, self.looks.last_answer())
+    }
+
+    async fn ask(&self, database: u32, seen: &mut Inspection) -> Result<(), EngineError> {
+        let mut session = match self.looks.take_asker(database) {
+            Some(session) => session,
+            None => self.new_session().await?,
+        };
+        let leading = self.leading();
+        let (applied, written) = self.places(&mut session).await?;
+        let last = gtid::number(gtid::further(applied, written));
+        if let Some(epoch) = leading {
+            seen.role = Some(Role::Primary);
+            seen.timeline = Some(epoch.0);
+            seen.position = Some(gtid::position(last));
+            seen.rewind_ready = true;
+            seen.standbys = self.gate.standbys(self.clock.now());
+        } else {
+            let slave = self.slave(&mut session).await?.unwrap_or_default();
+            let received = gtid::number(slave.received).max(last);
+            seen.role = Some(Role::Standby);
+            // A first copy, which nothing was written to, is before every epoch: 2 is the first that it can lead.
+            seen.timeline = Some(gtid::epoch_of(received).0.max(1));
+            seen.position = Some(gtid::position(received));
+            (seen.received, seen.replayed) = (Some(received), Some(last));
+            let flows = slave.receiver == "Yes" && slave.applies;
+            seen.streaming = flows && self.running().following.is_some();
+            seen.lag = if seen.streaming && received <= last {
+                Some(Duration::ZERO)
+            } else {
+                slave.behind.map(Duration::from_secs)
+            };
+            if !seen.streaming {
+                seen.receiver_error = slave.applier_error.or(slave.receiver_error);
+            }
+        }
+        self.looks.keep_asker(database, session);
+        Ok(())
+    }
+}

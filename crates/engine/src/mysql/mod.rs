@@ -1,0 +1,42 @@
+//! MariaDB 10.11 and later, by its own lossless semi-synchronous replication.
+//!
+//! | file | what |
+//! |---|---|
+//! | `gtid.rs` | how a transaction's number says its epoch: the position |
+//! | `settings.rs`, `paths.rs`, `binaries.rs` | the settings file, the folders, the programs |
+//! | `session.rs` | the agent's own connections |
+//! | `bootstrap.rs`, `start.rs`, `stop.rs` | the first copy; starting and stopping |
+//! | `salvage.rs`, `binlog.rs` | received logs that the database would throw away at a start |
+//! | `seal.rs`, `promote.rs`, `follow.rs`, `clone.rs` | what the rules ask of it |
+//! | `sync.rs` | the sync rule, and the commit that proves it |
+//! | `gate.rs`, `tunnel.rs`, `feed.rs` | replication through the agents: the primary's side, the way, the standby's |
+//! | `inspect.rs` | what can be seen of it |
+//!
+//! The databases of two nodes never talk to each other: a standby's receiver connects to its own agent, which leads it to
+//! the primary's by the agents' streams. So only members get the log; replication is cut, and seen to be cut, where it
+//! comes in; and only a standby of the sync rule is let in as one whose acknowledgement counts, which the database itself
+//! can't be told.
+
+mod binaries;
+mod binlog;
+mod bootstrap;
+mod clone;
+mod engine;
+mod feed;
+mod follow;
+mod gate;
+mod gtid;
+mod inspect;
+mod paths;
+mod promote;
+mod salvage;
+mod seal;
+mod session;
+mod settings;
+mod start;
+mod state;
+mod stop;
+mod sync;
+mod tunnel;
+
+pub use engine::{MysqlConfig, MysqlEngine, server_id};

@@ -1,0 +1,60 @@
+//! Becoming the primary of exactly one epoch.
+
+use trine_protocol::Epoch;
+
+use super::gtid;
+use super::state::Mysql;
+use crate::{EngineError, Fork, History};
+
+impl Mysql {
+    /// Nothing is written by this: the epoch's first transaction is the open barrier, which waits for the sync rule as every
+    /// commit does. Until it has passed, the database is read-only.
+    pub(super) async fn promote(&self, epoch: Epoch) -> Result<(), EngineError> {
+        let _turn = self.turn.lock().await;
+        let process = self.process_id()?;
+        let failed = |why: String| Err(EngineError::PromoteFailed { epoch, why });
+        match self.leading() {
+            Some(leading) if leading == epoch => return Ok(()),
+            Some(leading) => return failed(format!("it is the primary of epoch {leading}")),
+            None => {}
+        }
+        if epoch.0 < 2 || epoch.0 > gtid::HIGHEST {
+            return failed(format!("a promotion's epoch is between 2 and {}", gtid::HIGHEST));
+        }
+        let mut session = self.session().await?;
+        self.cut(&mut session).await?;
+        let last = self.apply_all(&mut session).await?;
+        if gtid::epoch_of(gtid::number(last)) >= epoch {
+            return failed(format!("its log is of epoch {} already", gtid::epoch_of(gtid::number(last))));
+        }
+        session.run("take no log any more", "stop all slaves").await?;
+        session.run("forget whom it followed", "reset slave all").await?;
+        session.run("acknowledge nothing any more", "set global rpl_semi_sync_slave_enabled = OFF").await?;
+        self.note_leading(epoch, process)?;
+        {
+            let mut running = self.running();
+            running.leading = Some((epoch, process));
+            running.settled = false;
+        }
+        let sync = self.running().sync.clone().unwrap_or(crate::SyncSetting::Wait);
+        self.gate.open(epoch);
+        self.apply_sync(&mut session, &sync).await?;
+        self.give_back(session);
+        Ok(())
+    }
+
+    pub(super) async fn history(&self) -> Result<History, EngineError> {
+        let epoch = self.must_be_primary("tell its history")?;
+        let mut session = self.session().await?;
+        let (applied, written) = self.places(&mut session).await?;
+        let last = gtid::number(gtid::further(applied, written));
+        let mut history = self.descent(&mut session, last).await?;
+        self.give_back(session);
+        if history.epoch != epoch {
+            // Its epoch's first transaction is still to come.
+            history.forks.push(Fork { epoch: history.epoch, end: last });
+            history.epoch = epoch;
+        }
+        Ok(history)
+    }
+}

@@ -1,0 +1,70 @@
+//! Ending it.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::{sleep, timeout};
+
+use super::session::column;
+use super::state::Mysql;
+use crate::{EngineError, Process};
+
+/// How long a clean end may take.
+const STOP: Duration = Duration::from_secs(60);
+/// How long is waited beforehand, at most, until so few pages are left to write.
+const PREPARE: Duration = Duration::from_secs(3);
+const FEW: u64 = 200;
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Mysql {
+    /// What is in memory only goes to disk, so that a clean end has little left to write. The database writes less and
+    /// less of it the longer this goes on beside a load: it is given up after a while.
+    pub(super) async fn prepare_stop(&self) -> Result<(), EngineError> {
+        const ACTION: &str = "write what is in memory";
+        let mut session = self.session().await?;
+        let usual: f64 = session.value(ACTION, "select @@global.innodb_max_dirty_pages_pct").await?;
+        session.run(ACTION, "set global innodb_max_dirty_pages_pct = 0").await?;
+        let written = async {
+            loop {
+                let row = session.row(ACTION, "show global status like 'Innodb_buffer_pool_pages_dirty'").await?;
+                let dirty = row.and_then(|r| column::<String>(&r, 1)).and_then(|n| n.parse::<u64>().ok());
+                if dirty.is_none_or(|n| n <= FEW) {
+                    return Ok(());
+                }
+                sleep(LOOK).await;
+            }
+        };
+        let written = timeout(PREPARE, written).await.unwrap_or(Ok(()));
+        session.run(ACTION, &format!("set global innodb_max_dirty_pages_pct = {usual}")).await?;
+        self.give_back(session);
+        written
+    }
+
+    pub(super) async fn stop(&self) -> Result<(), EngineError> {
+        let _turn = self.turn.lock().await;
+        self.stop_now().await
+    }
+
+    /// A primary is stopped when its clients have gone and a standby has everything. It takes no more writes first:
+    /// what would still come in between would be acknowledged by nobody.
+    pub(super) async fn stop_now(&self) -> Result<(), EngineError> {
+        let mut state = self.guard.state();
+        if *state.borrow() == Process::Stopped && self.process_id().is_err() {
+            return Ok(());
+        }
+        if self.leading().is_some() {
+            let mut session = self.session().await?;
+            session.run("take no more writes", "set session lock_wait_timeout = 2").await?;
+            session.run("take no more writes", "set global read_only = ON").await?;
+        } else {
+            self.cut_feed().await;
+        }
+        self.guard.signal(Signal::TERM);
+        let ended = timeout(STOP, state.wait_for(|s| *s == Process::Stopped)).await;
+        self.gate.close();
+        match ended {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EngineError::StopFailed(format!("it still runs after {} s", STOP.as_secs()))),
+        }
+    }
+}

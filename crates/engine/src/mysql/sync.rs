@@ -1,0 +1,170 @@
+//! The sync rule in the running database, and the commit that proves it.
+//!
+//! The database waits for one acknowledgement, whoever gives it. So whose counts is decided where they come in: only a
+//! standby of the rule is let in as one that acknowledges ([`super::gate`]). And of a standby that leaves the rule nothing
+//! counts any more once its connection is gone from the database, not only from the agent.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use trine_protocol::Epoch;
+
+use super::gtid;
+use super::session::{Session, column, literal};
+use super::state::Mysql;
+use crate::{EngineError, SyncSetting};
+
+const LOOK: Duration = Duration::from_millis(2);
+/// How long a change may take to show.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The database's number for "there is no such connection".
+const NO_SUCH_THREAD: u16 = 1094;
+
+impl Mysql {
+    pub(super) async fn set_sync(&self, setting: &SyncSetting) -> Result<(), EngineError> {
+        let _turn = self.turn.lock().await;
+        self.process_id()?;
+        if let SyncSetting::Any { acks, .. } = setting
+            && *acks != 1
+        {
+            return Err(EngineError::Config(format!(
+                "MariaDB waits for the acknowledgement of one standby, and sync.acks is {acks}: set it to 1"
+            )));
+        }
+        if self.leading().is_none() {
+            // It is put to work with the promotion: on a standby it would hold up its applier.
+            self.running().sync = Some(setting.clone());
+            return Ok(());
+        }
+        if self.running().settled && self.running().sync.as_ref() == Some(setting) {
+            return Ok(());
+        }
+        let mut session = self.session().await?;
+        self.apply_sync(&mut session, setting).await?;
+        self.give_back(session);
+        Ok(())
+    }
+
+    pub(super) async fn apply_sync(&self, session: &mut Session, setting: &SyncSetting) -> Result<(), EngineError> {
+        {
+            let mut running = self.running();
+            running.sync = Some(setting.clone());
+            running.settled = false;
+        }
+        self.barriers.rule_changed();
+        let counted: BTreeSet<_> = match setting {
+            SyncSetting::Any { standbys, .. } => standbys.iter().cloned().collect(),
+            SyncSetting::Wait | SyncSetting::Alone => BTreeSet::new(),
+        };
+        let gone = self.gate.count(counted).await;
+        self.end_threads(session, &gone).await?;
+        let on = *setting != SyncSetting::Alone;
+        let set = format!("set global rpl_semi_sync_master_enabled = {}", if on { "ON" } else { "OFF" });
+        session.run("set its sync rule", &set).await?;
+        let shown = async {
+            while self.waits(session).await? != on {
+                sleep(LOOK).await;
+            }
+            Ok(())
+        };
+        let unconfirmed = || EngineError::NotConfirmed(format!("rpl_semi_sync_master_status = {on}"));
+        timeout(PATIENCE, shown).await.unwrap_or_else(|_| Err(unconfirmed()))?;
+        self.running().settled = true;
+        Ok(())
+    }
+
+    /// Whether commits wait for an acknowledgement.
+    async fn waits(&self, session: &mut Session) -> Result<bool, EngineError> {
+        const ACTION: &str = "say whether its commits wait";
+        let row = session.row(ACTION, "show global status like 'Rpl_semi_sync_master_status'").await?;
+        let text = row.and_then(|r| column::<String>(&r, 1));
+        text.map(|t| t == "ON").ok_or(EngineError::Unreadable { action: ACTION })
+    }
+
+    /// Ends connections, and returns once the database has forgotten them.
+    pub(super) async fn end_threads(&self, session: &mut Session, threads: &[u64]) -> Result<(), EngineError> {
+        for id in threads {
+            session.run_unless("end a connection", &format!("kill connection {id}"), NO_SUCH_THREAD).await?;
+        }
+        if threads.is_empty() {
+            return Ok(());
+        }
+        let all: Vec<String> = threads.iter().map(u64::to_string).collect();
+        let asked = format!("select count(*) from information_schema.processlist where id in ({})", all.join(", "));
+        let gone = async {
+            while session.value::<u64>("say which connections it has", &asked).await? > 0 {
+                sleep(LOOK).await;
+            }
+            Ok(())
+        };
+        let left = || EngineError::NotConfirmed("that a standby's acknowledgements no longer count".into());
+        timeout(PATIENCE, gone).await.unwrap_or_else(|_| Err(left()))
+    }
+
+    pub(super) async fn barrier(this: &Arc<Self>, epoch: Epoch) -> Result<(), EngineError> {
+        let database = this.process_id()?;
+        let engine = Arc::clone(this);
+        this.barriers.pass(epoch, database, || async move { engine.pass_barrier(epoch).await }).await
+    }
+
+    async fn pass_barrier(&self, epoch: Epoch) -> Result<(), EngineError> {
+        let failed = |why: &str| Err(EngineError::BarrierFailed { epoch, why: why.into() });
+        if self.must_be_primary("pass a barrier")? != epoch {
+            return failed("it is the primary of another epoch");
+        }
+        // A connection of its own: one that is in the middle of this is never used again.
+        let mut session = self.new_session().await?;
+        let alone = self.running().sync == Some(SyncSetting::Alone);
+        let before = self.unacknowledged(&mut session).await?;
+        let (applied, written) = self.places(&mut session).await?;
+        let last = gtid::number(gtid::further(applied, written));
+        if gtid::epoch_of(last) < epoch {
+            let first = format!("set session gtid_seq_no = {}", gtid::first_of(epoch));
+            session.run("number the epoch's first transaction", &first).await?;
+        }
+        let me = literal(self.config.me.as_str());
+        let mark = format!(
+            "insert into trine.epoch (epoch, node, previous) values ({epoch}, {me}, {last}) \
+             on duplicate key update barriers = barriers + 1, node = {me}"
+        );
+        session.run("commit the barrier", &mark).await?;
+        // A wait that somebody ended looks like one that was met; the database counts them.
+        if !alone && (self.unacknowledged(&mut session).await? != before || !self.waits(&mut session).await?) {
+            return Err(EngineError::BarrierCancelled(epoch));
+        }
+        session.run("take writes", "set global read_only = OFF").await?;
+        self.give_back(session);
+        Ok(())
+    }
+
+    /// Makes a commit, for a standby that comes in and acknowledges. What it has received before, on a connection that did
+    /// not acknowledge or that broke, it is not sent again, and so it never acknowledges that: commits would wait until the
+    /// next one comes, and all clients may be waiting. An acknowledgement holds for everything before, too.
+    ///
+    /// A row of its own each time: one that still waits holds its lock.
+    pub(super) async fn nudge(&self, epoch: Epoch) {
+        let done = async {
+            let mut session = self.new_session().await?;
+            let (applied, written) = self.places(&mut session).await?;
+            let last = gtid::number(gtid::further(applied, written));
+            if self.leading() != Some(epoch) || gtid::epoch_of(last) != epoch {
+                // Nothing waits: the epoch's first transaction is still to come.
+                return Ok(());
+            }
+            session.run("make a commit for a standby", "insert into trine.nudge values ()").await?;
+            session.run("make a commit for a standby", "delete from trine.nudge where id = last_insert_id()").await
+        };
+        if let Err(error) = done.await {
+            tracing::debug!(error = %error.chain(), "no commit was made for a standby that came in");
+        }
+    }
+
+    /// How many commits went through without an acknowledgement.
+    async fn unacknowledged(&self, session: &mut Session) -> Result<String, EngineError> {
+        const ACTION: &str = "say how many commits nobody acknowledged";
+        let row = session.row(ACTION, "show global status like 'Rpl_semi_sync_master_no_tx'").await?;
+        row.and_then(|r| column(&r, 1)).ok_or(EngineError::Unreadable { action: ACTION })
+    }
+}
