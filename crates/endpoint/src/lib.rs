@@ -17,12 +17,14 @@ mod ending;
 mod endpoint;
 mod hold;
 mod limits;
+mod parting;
 mod postgres;
 mod relay;
 mod rest;
 mod route;
 mod served;
 mod session;
+mod tracker;
 mod warden;
 
 pub use conn::{Conn, Incoming, tune_client};

@@ -12,8 +12,8 @@ use tokio::time::Sleep;
 
 use crate::Conn;
 use crate::counters::{BusyMark, Counters};
-use crate::postgres::Tracker;
 use crate::rest::Rest;
+use crate::tracker::{Standing, Tracker};
 use crate::warden::{Look, Warden};
 
 /// What one read takes at most. Reads go into one buffer of the thread and from there on at once: a session keeps memory only
@@ -163,8 +163,8 @@ pub(crate) struct Relay<'a> {
     busy: BusyMark,
     up: Flow,
     down: Flow,
-    /// Before the bytes that wait in `down`: was the server between two messages?
-    clear_before: bool,
+    /// Where the session stood before the bytes that wait in `down`.
+    before: Option<Standing>,
     /// Nothing more of the server's may be passed on after what waits in `down`.
     cut: bool,
     /// The client has said nothing but its opening.
@@ -198,7 +198,7 @@ impl<'a> Relay<'a> {
             busy,
             up: Flow { rest: opening, ..Flow::default() },
             down: Flow::default(),
-            clear_before: true,
+            before: None,
             cut: false,
             only_opening: true,
             drain: false,
@@ -208,7 +208,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Passes bytes on until the session ends. What the ending says to the client is the caller's: see [`Self::clear`].
+    /// Passes bytes on until the session ends. What the ending says to the client is the caller's: see [`Self::standing`].
     pub(crate) async fn run<W: Warden>(&mut self, warden: &mut W) -> Ended {
         // What happened between the dial and here is news too.
         let mut event = Event::Look;
@@ -238,10 +238,18 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Could a message of our own follow what the client has been sent? (Between two messages, in a protocol that we know.)
-    pub(crate) fn clear(&self) -> bool {
-        let Some(tracker) = self.tracker.as_ref().filter(|_| self.settled()) else { return false };
-        if self.down.rest.is_empty() { tracker.between_messages() } else { self.down.untouched && self.clear_before }
+    /// Where the session stands for its client, as far as it has been sent the server's bytes. `None`: no message of our own
+    /// may follow them, because they end within a message, or in a protocol that is not known.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        let now = self.tracker.as_ref().filter(|_| self.settled())?.standing();
+        let standing = if self.down.rest.is_empty() {
+            now
+        } else {
+            // What was owed before is owed still: its answer is among the bytes that the client does not get.
+            let before = self.before.filter(|_| self.down.untouched)?;
+            Standing { in_request: before.in_request || now.in_request, ..before }
+        };
+        standing.between_messages.then_some(standing)
     }
 
     /// Is everything that the client was given out of this process? If not (TLS keeps a part that the client does not take), its
@@ -253,11 +261,6 @@ impl<'a> Relay<'a> {
     /// Has nothing been said yet but the opening, so that it can be said again to another database?
     pub(crate) fn unbegun(&self) -> bool {
         self.only_opening && self.down.moved == 0
-    }
-
-    /// What is known of the session.
-    pub(crate) fn tracker(&self) -> Option<&Tracker> {
-        self.tracker.as_ref()
     }
 
     fn poll<W: Warden>(&mut self, cx: &mut Context<'_>, warden: &W) -> Poll<Event> {
@@ -366,10 +369,10 @@ impl<'a> Relay<'a> {
             };
             self.rest.answered();
             if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
-                if self.down.moved == 0 && says_not_yet(bytes) {
+                if self.down.moved == 0 && t.says_not_yet(bytes) {
                     return Err(Event::End(Ended::NotYet));
                 }
-                self.clear_before = t.between_messages();
+                self.before = Some(t.standing());
                 if let Some(most) = t.note_server(bytes) {
                     self.cut = true;
                     len = most;
@@ -404,11 +407,6 @@ impl Drop for Relay<'_> {
         self.up.count(&self.counters.bytes_in, 1);
         self.down.count(&self.counters.bytes_out, 1);
     }
-}
-
-/// Is a database's very first message "not now" (starting up, shutting down)?
-fn says_not_yet(first: &[u8]) -> bool {
-    first.first() == Some(&b'E') && memchr::memmem::find(first, b"\0C57P03\0").is_some()
 }
 
 #[cfg(test)]

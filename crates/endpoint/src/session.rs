@@ -12,8 +12,10 @@ use crate::counters::Gauge;
 use crate::ending;
 use crate::endpoint::Shared;
 use crate::hold::{Held, Reached, Unreached};
-use crate::postgres::{self, Fatal, Opening, StartupError, Tracker, state};
+use crate::parting::{Parting, Why};
+use crate::postgres::{self, Opening, StartupError};
 use crate::relay::{Ended, Relay};
+use crate::tracker::{Form, Tracker};
 use crate::warden::RouteWarden;
 use crate::{Conn, Wire};
 
@@ -94,12 +96,12 @@ async fn session(shared: &Shared, mut client: Conn, mut said: Vec<u8>, from: Soc
             permit: backend.permit,
             stop: shared.stop.clone(),
         };
-        let tracker = (shared.wire == Wire::Postgres).then(Tracker::new);
+        let tracker = Tracker::new(shared.wire);
         let half_closed = shared.limits.half_closed;
         let counters = &shared.counters;
         let mut relay = Relay::new(&mut client, backend.conn, said.clone(), tracker, half_closed, busy, counters);
         let ended = relay.run(&mut warden).await;
-        let again = relay.unbegun() && shared.wire == Wire::Postgres;
+        let again = relay.unbegun() && shared.wire != Wire::Raw;
         let again = again && matches!(ended, Ended::Server | Ended::NotYet | Ended::RouteChanged | Ended::PermitLost);
         debug!(endpoint = %shared.kind, %from, target = %warden.target, epoch = %warden.began.epoch, ?ended, again, "session over");
         if again {
@@ -121,15 +123,16 @@ async fn session(shared: &Shared, mut client: Conn, mut said: Vec<u8>, from: Soc
             Ended::SyncCancelled => shared.counters.ended_by_sync_cancel.fetch_add(1, Relaxed),
             _ => 0,
         };
-        let (clear, settled) = (relay.clear(), relay.settled());
-        let last = relay.tracker().filter(|_| clear).and_then(|t| {
+        let settled = relay.settled();
+        let last = relay.standing().and_then(|standing| {
             let now = shared.routes.borrow();
-            ending::message(ended, shared.kind, &warden.target, &warden.began, &now, t)
+            let parting = ending::message(ended, shared.kind, &warden.target, &warden.began, &now, &standing)?;
+            Some(standing.form.encode(&parting))
         });
         // The database learns at once that its client is gone.
         drop((relay, load));
         if ended != Ended::Client && settled {
-            ending::farewell(&mut client, last.as_ref(), shared.limits.farewell).await;
+            ending::farewell(&mut client, last.as_deref(), shared.limits.farewell).await;
         }
         return;
     }
@@ -160,14 +163,14 @@ async fn cancel(shared: &Shared, mut client: Conn, packet: &[u8]) {
     ending::farewell(&mut client, None, shared.limits.farewell).await;
 }
 
-async fn say(shared: &Shared, client: &mut Conn, fatal: &Fatal) {
-    let last = (shared.wire == Wire::Postgres).then_some(fatal);
-    ending::farewell(client, last, shared.limits.farewell).await;
+async fn say(shared: &Shared, client: &mut Conn, parting: &Parting) {
+    let last = Form::of_opening(shared.wire).map(|form| form.encode(parting));
+    ending::farewell(client, last.as_deref(), shared.limits.farewell).await;
 }
 
-fn too_many(shared: &Shared) -> Fatal {
-    Fatal {
-        code: state::TOO_MANY_CONNECTIONS,
+fn too_many(shared: &Shared) -> Parting {
+    Parting {
+        why: Why::TooMany,
         message: format!(
             "trine: too many connections on this endpoint (limit {}; raise endpoint.max_connections)",
             shared.limits.max_connections
@@ -177,18 +180,18 @@ fn too_many(shared: &Shared) -> Fatal {
     }
 }
 
-fn stopped() -> Fatal {
-    Fatal {
-        code: state::CANNOT_CONNECT_NOW,
+fn stopped() -> Parting {
+    Parting {
+        why: Why::CannotConnect,
         message: "trine is being stopped on this node".to_owned(),
         detail: None,
         hint: Some("Connect to another node's endpoint."),
     }
 }
 
-fn expired(shared: &Shared, why: &str) -> Fatal {
-    Fatal {
-        code: state::CANNOT_CONNECT_NOW,
+fn expired(shared: &Shared, why: &str) -> Parting {
+    Parting {
+        why: Why::CannotConnect,
         message: format!(
             "trine: the {} endpoint had no database to lead to for {:.1} s: {why}",
             shared.kind,

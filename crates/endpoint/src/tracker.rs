@@ -1,0 +1,101 @@
+//! What is known of a session, whatever its protocol.
+
+use crate::parting::Parting;
+use crate::{Wire, postgres};
+
+/// Follows both directions of one session whose protocol is known.
+pub(crate) enum Tracker {
+    /// PostgreSQL's.
+    Postgres(postgres::Tracker),
+}
+
+impl Tracker {
+    /// A session of which nothing has been seen yet. `None`: nothing is ever known of one that is raw.
+    pub(crate) fn new(wire: Wire) -> Option<Self> {
+        match wire {
+            Wire::Postgres => Some(Self::Postgres(postgres::Tracker::new())),
+            Wire::Raw => None,
+        }
+    }
+
+    /// Takes note of bytes on their way to the server.
+    pub(crate) fn note_client(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Postgres(t) => t.note_client(bytes),
+        }
+    }
+
+    /// Takes note of bytes from the server *before* they are passed on. `Some(n)`: only the first `n` may be, and nothing
+    /// after them: a wait for the standbys has been cancelled.
+    pub(crate) fn note_server(&mut self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Postgres(t) => t.note_server(bytes),
+        }
+    }
+
+    /// Is the session between two transactions, with no answer owed?
+    pub(crate) fn idle(&self) -> bool {
+        match self {
+            Self::Postgres(t) => t.idle(),
+        }
+    }
+
+    /// Is a database's very first message, which begins with these bytes, "not now" (starting up, shutting down)?
+    pub(crate) fn says_not_yet(&self, first: &[u8]) -> bool {
+        match self {
+            Self::Postgres(_) => postgres::says_not_yet(first),
+        }
+    }
+
+    /// Where the session stands, for the one who has to end it.
+    pub(crate) fn standing(&self) -> Standing {
+        match self {
+            Self::Postgres(t) => Standing {
+                between_messages: t.between_messages(),
+                in_request: t.in_request(),
+                ready_once: t.ready_once(),
+                over: t.over(),
+                form: Form::Postgres,
+            },
+        }
+    }
+}
+
+/// Where a session stands at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The server is between two messages: one of our own may follow.
+    pub(crate) between_messages: bool,
+    /// An answer is owed to the client, so that it can't know whether its last transaction was committed.
+    pub(crate) in_request: bool,
+    /// The session has got past authentication.
+    pub(crate) ready_once: bool,
+    /// The client knows already that the session is over: it has said so itself, or the server has.
+    pub(crate) over: bool,
+    /// How to say a message of our own.
+    pub(crate) form: Form,
+}
+
+/// How a message of our own goes over the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// PostgreSQL's messages are the same wherever they come.
+    Postgres,
+}
+
+impl Form {
+    /// For a client that has heard nothing yet. `None`: there is nothing that a client of this protocol would understand.
+    pub(crate) fn of_opening(wire: Wire) -> Option<Self> {
+        match wire {
+            Wire::Postgres => Some(Self::Postgres),
+            Wire::Raw => None,
+        }
+    }
+
+    /// The message.
+    pub(crate) fn encode(self, parting: &Parting) -> Vec<u8> {
+        match self {
+            Self::Postgres => postgres::fatal(parting),
+        }
+    }
+}
