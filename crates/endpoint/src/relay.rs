@@ -190,6 +190,7 @@ impl<'a> Relay<'a> {
         if let Some(t) = &mut tracker {
             t.note_client(&opening);
         }
+        let tracker = tracker.filter(|t| !t.is_lost());
         Self {
             client,
             backend,
@@ -286,6 +287,12 @@ impl<'a> Relay<'a> {
         if self.up.eof { self.poll_half_closed(cx) } else { Poll::Pending }
     }
 
+    fn forget_what_is_lost(&mut self) {
+        if self.tracker.as_ref().is_some_and(Tracker::is_lost) {
+            self.tracker = None;
+        }
+    }
+
     fn parked(&self) -> bool {
         let idle = self.tracker.as_ref().map_or_else(|| self.rest.holds(), Tracker::idle);
         self.drain && self.up.is_clear() && self.down.is_clear() && idle
@@ -330,6 +337,7 @@ impl<'a> Relay<'a> {
             if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
                 t.note_client(bytes);
             }
+            self.forget_what_is_lost();
         }
         if let Some(bytes) = buf.get(..len).filter(|b| !b.is_empty()) {
             self.up.rest = bytes.to_vec();
@@ -378,6 +386,7 @@ impl<'a> Relay<'a> {
                     len = most;
                 }
             }
+            self.forget_what_is_lost();
         }
         if let Some(bytes) = buf.get(..len).filter(|b| !b.is_empty()) {
             self.down.rest = bytes.to_vec();

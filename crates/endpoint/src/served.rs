@@ -16,7 +16,7 @@ use crate::{Conn, Limits, Permit, Wire};
 /// How forwarded sessions are served.
 #[derive(Clone)]
 pub struct Served {
-    /// With [`Wire::Postgres`], `drain` can tell where a transaction ends.
+    /// Unless it is [`Wire::Raw`], `drain` can tell where a transaction ends.
     pub wire: Wire,
     /// Asked before every write towards the client. `None`: a standby's session.
     pub permit: Option<Arc<dyn Permit>>,

@@ -25,7 +25,8 @@ const CANCEL: Duration = Duration::from_secs(2);
 /// Serves one connection.
 pub(crate) async fn serve(shared: &Shared, conn: Conn, from: SocketAddr, starting: Gauge<'_>) {
     let opened = match shared.wire {
-        Wire::Raw => Ok((conn, Opening::Session(Vec::new()))),
+        // The server speaks first, or it is not known who does.
+        Wire::MySql | Wire::Raw => Ok((conn, Opening::Session(Vec::new()))),
         Wire::Postgres => {
             tokio::select! {
                 opened = timeout(shared.limits.startup, postgres::open(conn, shared.tls.as_ref())) => match opened {

@@ -1,12 +1,14 @@
 //! What is known of a session, whatever its protocol.
 
 use crate::parting::Parting;
-use crate::{Wire, postgres};
+use crate::{Wire, mysql, postgres};
 
 /// Follows both directions of one session whose protocol is known.
 pub(crate) enum Tracker {
     /// PostgreSQL's.
     Postgres(postgres::Tracker),
+    /// MySQL's.
+    MySql(Box<mysql::Tracker>),
 }
 
 impl Tracker {
@@ -14,6 +16,7 @@ impl Tracker {
     pub(crate) fn new(wire: Wire) -> Option<Self> {
         match wire {
             Wire::Postgres => Some(Self::Postgres(postgres::Tracker::new())),
+            Wire::MySql => Some(Self::MySql(Box::default())),
             Wire::Raw => None,
         }
     }
@@ -22,6 +25,7 @@ impl Tracker {
     pub(crate) fn note_client(&mut self, bytes: &[u8]) {
         match self {
             Self::Postgres(t) => t.note_client(bytes),
+            Self::MySql(t) => t.note_client(bytes),
         }
     }
 
@@ -30,6 +34,18 @@ impl Tracker {
     pub(crate) fn note_server(&mut self, bytes: &[u8]) -> Option<usize> {
         match self {
             Self::Postgres(t) => t.note_server(bytes),
+            Self::MySql(t) => {
+                t.note_server(bytes);
+                None
+            }
+        }
+    }
+
+    /// Is nothing known of the session any more? From then on it is as if it were raw.
+    pub(crate) fn is_lost(&self) -> bool {
+        match self {
+            Self::Postgres(_) => false,
+            Self::MySql(t) => t.is_lost(),
         }
     }
 
@@ -37,6 +53,7 @@ impl Tracker {
     pub(crate) fn idle(&self) -> bool {
         match self {
             Self::Postgres(t) => t.idle(),
+            Self::MySql(t) => t.idle(),
         }
     }
 
@@ -44,6 +61,7 @@ impl Tracker {
     pub(crate) fn says_not_yet(&self, first: &[u8]) -> bool {
         match self {
             Self::Postgres(_) => postgres::says_not_yet(first),
+            Self::MySql(_) => mysql::says_not_yet(first),
         }
     }
 
@@ -56,6 +74,13 @@ impl Tracker {
                 ready_once: t.ready_once(),
                 over: t.over(),
                 form: Form::Postgres,
+            },
+            Self::MySql(t) => Standing {
+                between_messages: t.between_messages(),
+                in_request: t.in_request(),
+                ready_once: t.ready_once(),
+                over: t.over(),
+                form: Form::MySql(t.place()),
             },
         }
     }
@@ -81,6 +106,8 @@ pub(crate) struct Standing {
 pub(crate) enum Form {
     /// PostgreSQL's messages are the same wherever they come.
     Postgres,
+    /// MySQL's have a number.
+    MySql(mysql::Place),
 }
 
 impl Form {
@@ -88,6 +115,7 @@ impl Form {
     pub(crate) fn of_opening(wire: Wire) -> Option<Self> {
         match wire {
             Wire::Postgres => Some(Self::Postgres),
+            Wire::MySql => Some(Self::MySql(mysql::Place::OPENING)),
             Wire::Raw => None,
         }
     }
@@ -96,6 +124,7 @@ impl Form {
     pub(crate) fn encode(self, parting: &Parting) -> Vec<u8> {
         match self {
             Self::Postgres => postgres::fatal(parting),
+            Self::MySql(place) => mysql::error(parting, place),
         }
     }
 }

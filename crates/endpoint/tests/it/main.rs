@@ -6,6 +6,7 @@ mod bed;
 mod drain;
 mod ending;
 mod hold;
+mod mysql;
 mod postgres;
 mod reader;
 mod startup;
