@@ -22,11 +22,9 @@ impl Capabilities {
     /// MariaDB may leave column definitions out.
     const MARIADB_CLIENT_CACHE_METADATA: u64 = 1 << 36;
 
-    /// With one of these the packets that follow are hidden, or have a form that is not known here.
-    const NOT_FOLLOWED: u64 = Self::CLIENT_COMPRESS
-        | Self::CLIENT_SSL
-        | Self::CLIENT_OPTIONAL_RESULTSET_METADATA
-        | Self::CLIENT_ZSTD_COMPRESSION_ALGORITHM;
+    /// With one of these the packets after the authentication are hidden, or have a form that is not known here.
+    const NOT_FOLLOWED: u64 =
+        Self::CLIENT_COMPRESS | Self::CLIENT_OPTIONAL_RESULTSET_METADATA | Self::CLIENT_ZSTD_COMPRESSION_ALGORITHM;
 
     /// What a server's greeting offers. `None`: it is not the greeting of protocol 10.
     pub(super) fn offered(greeting: &[u8]) -> Option<Self> {
@@ -43,8 +41,7 @@ impl Capabilities {
         let low = u64::from(u32::from_le_bytes(*response.first_chunk()?));
         // Largest packet, character set, and 19 bytes of no use.
         let both = self.0 & (low | Self::extended(low, response.get(28..))?);
-        let is_followed = both & Self::CLIENT_PROTOCOL_41 != 0 && both & Self::NOT_FOLLOWED == 0;
-        is_followed.then_some(Self(both))
+        (both & Self::CLIENT_PROTOCOL_41 != 0 && both & Self::CLIENT_SSL == 0).then_some(Self(both))
     }
 
     fn extended(low: u64, at: Option<&[u8]>) -> Option<u64> {
@@ -52,6 +49,11 @@ impl Capabilities {
             return Some(0);
         }
         Some(u64::from(u32::from_le_bytes(*at?.first_chunk()?)) << 32)
+    }
+
+    /// Can the packets after the authentication be followed?
+    pub(super) fn can_be_followed(self) -> bool {
+        self.0 & Self::NOT_FOLLOWED == 0
     }
 
     /// Are there no EOF packets?

@@ -234,6 +234,9 @@ impl Dialogue {
     fn authentication(&mut self, packet: &Packet<'_>) -> Option<()> {
         match *packet.head.first()? {
             reply::OK => {
+                if !self.agreed.can_be_followed() {
+                    return None;
+                }
                 self.status = reply::ok(packet)?;
                 self.phase = Phase::Commands;
                 self.ready_once = true;

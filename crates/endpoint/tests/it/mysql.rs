@@ -252,9 +252,12 @@ async fn what_is_hidden_is_passed_on() {
         let (mut client, mut server) = (bed.connect().await, db.accept().await);
         server.send(&greeting()).await;
         client.expect(&greeting()).await;
-        let asked = [&response(flag)[..], b"\x16\x03\x01 and so on"].concat();
-        client.send(&asked).await;
-        server.expect(&asked).await;
+        client.send(&response(flag)).await;
+        server.expect(&response(flag)).await;
+        server.send(&ok(2, 2)).await;
+        client.expect(&ok(2, 2)).await;
+        client.send(b"\x16\x03\x01 and so on").await;
+        server.expect(b"\x16\x03\x01 and so on").await;
         server.send(b"\x16\x03\x03 and so on").await;
         client.expect(b"\x16\x03\x03 and so on").await;
         bed.routes.send_replace(Route::local(Epoch(1)).draining(true));
