@@ -18,6 +18,7 @@ mod ending;
 mod endpoint;
 mod hold;
 mod limits;
+mod login;
 mod mysql;
 mod parting;
 mod postgres;

@@ -181,14 +181,14 @@ impl<'a> Relay<'a> {
     pub(crate) fn new(
         client: &'a mut Conn,
         backend: Conn,
-        opening: Vec<u8>,
+        mut opening: Vec<u8>,
         mut tracker: Option<Tracker>,
         half_closed: Duration,
         busy: BusyMark,
         counters: &'a Counters,
     ) -> Self {
         if let Some(t) = &mut tracker {
-            t.note_client(&opening);
+            t.note_client(&mut opening);
         }
         let tracker = tracker.filter(|t| !t.is_lost());
         Self {
@@ -334,7 +334,7 @@ impl<'a> Relay<'a> {
             if !self.up.eof {
                 self.rest.asked();
             }
-            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
+            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get_mut(..len)) {
                 t.note_client(bytes);
             }
             self.forget_what_is_lost();
@@ -376,7 +376,7 @@ impl<'a> Relay<'a> {
                 Poll::Ready(Ok(n)) => n,
             };
             self.rest.answered();
-            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
+            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get_mut(..len)) {
                 if self.down.moved == 0 && t.says_not_yet(bytes) {
                     return Err(Event::End(Ended::NotYet));
                 }

@@ -12,6 +12,7 @@ use crate::counters::Gauge;
 use crate::ending;
 use crate::endpoint::Shared;
 use crate::hold::{Held, Reached, Unreached};
+use crate::login::{Begun, Login};
 use crate::parting::{Parting, Why};
 use crate::postgres::{self, Opening, StartupError};
 use crate::relay::{Ended, Relay};
@@ -89,6 +90,7 @@ async fn session(shared: &Shared, mut client: Conn, mut said: Vec<u8>, from: Soc
         };
         failed = held.failed;
         let Reached { backend, route, target, busy, load } = reached;
+        let mut server = backend.conn;
         let mut warden = RouteWarden {
             kind: shared.kind,
             routes: routes.clone(),
@@ -97,13 +99,34 @@ async fn session(shared: &Shared, mut client: Conn, mut said: Vec<u8>, from: Soc
             permit: backend.permit,
             stop: shared.stop.clone(),
         };
-        let tracker = Tracker::new(shared.wire);
-        let half_closed = shared.limits.half_closed;
-        let counters = &shared.counters;
-        let mut relay = Relay::new(&mut client, backend.conn, said.clone(), tracker, half_closed, busy, counters);
-        let ended = relay.run(&mut warden).await;
-        let again = relay.unbegun() && shared.wire != Wire::Raw;
-        let again = again && matches!(ended, Ended::Server | Ended::NotYet | Ended::RouteChanged | Ended::PermitLost);
+        let begun = match &shared.tls {
+            // A client that speaks first is none of MySQL's: it gets what the database says to it.
+            Some(tls) if shared.wire == Wire::MySql && said.is_empty() => {
+                Login { shared, from, warden: &mut warden, tls }.begin(client, &mut server).await
+            }
+            _ => Begun::Session { client, said: said.clone(), tracker: Tracker::new(shared.wire), is_greeted: false },
+        };
+        let (ended, unbegun, standing, settled) = match begun {
+            Begun::Session { client: is, said, tracker, is_greeted } => {
+                client = is;
+                let (half_closed, counters) = (shared.limits.half_closed, &shared.counters);
+                let mut relay = Relay::new(&mut client, server, said, tracker, half_closed, busy, counters);
+                let ended = relay.run(&mut warden).await;
+                let unbegun = relay.unbegun() && !is_greeted && shared.wire != Wire::Raw;
+                // Dropped here: the database learns at once that its client is gone.
+                (ended, unbegun, relay.standing(), relay.settled())
+            }
+            Begun::Unbegun(is, ended) => {
+                client = is;
+                (ended, true, Tracker::new(shared.wire).map(|t| t.standing()), true)
+            }
+            Begun::Over(is, ended, standing) => {
+                client = is;
+                (ended, false, standing, true)
+            }
+            Begun::Closed => return,
+        };
+        let again = unbegun && matches!(ended, Ended::Server | Ended::NotYet | Ended::RouteChanged | Ended::PermitLost);
         debug!(endpoint = %shared.kind, %from, target = %warden.target, epoch = %warden.began.epoch, ?ended, again, "session over");
         if again {
             // The client has not noticed that there was a database: it is led to the next one.
@@ -124,14 +147,12 @@ async fn session(shared: &Shared, mut client: Conn, mut said: Vec<u8>, from: Soc
             Ended::SyncCancelled => shared.counters.ended_by_sync_cancel.fetch_add(1, Relaxed),
             _ => 0,
         };
-        let settled = relay.settled();
-        let last = relay.standing().and_then(|standing| {
+        let last = standing.and_then(|standing| {
             let now = shared.routes.borrow();
             let parting = ending::message(ended, shared.kind, &warden.target, &warden.began, &now, &standing)?;
             Some(standing.form.encode(&parting))
         });
-        // The database learns at once that its client is gone.
-        drop((relay, load));
+        drop(load);
         if ended != Ended::Client && settled {
             ending::farewell(&mut client, last.as_deref(), shared.limits.farewell).await;
         }

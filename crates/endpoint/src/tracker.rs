@@ -21,17 +21,22 @@ impl Tracker {
         }
     }
 
-    /// Takes note of bytes on their way to the server.
-    pub(crate) fn note_client(&mut self, bytes: &[u8]) {
+    /// A MySQL session whose client has had this greeting; if it is `encrypted`, by the endpoint itself.
+    pub(crate) fn greeted(greeting: &[u8], encrypted: bool) -> Self {
+        Self::MySql(Box::new(mysql::Tracker::greeted(greeting, encrypted)))
+    }
+
+    /// Takes note of bytes on their way to the server. They may change, not in length.
+    pub(crate) fn note_client(&mut self, bytes: &mut [u8]) {
         match self {
             Self::Postgres(t) => t.note_client(bytes),
             Self::MySql(t) => t.note_client(bytes),
         }
     }
 
-    /// Takes note of bytes from the server *before* they are passed on. `Some(n)`: only the first `n` may be, and nothing
+    /// Takes note of bytes from the server *before* they are passed on. They may change, not in length. `Some(n)`: only the first `n` may be, and nothing
     /// after them: a wait for the standbys has been cancelled.
-    pub(crate) fn note_server(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub(crate) fn note_server(&mut self, bytes: &mut [u8]) -> Option<usize> {
         match self {
             Self::Postgres(t) => t.note_server(bytes),
             Self::MySql(t) => {

@@ -26,6 +26,16 @@ impl Capabilities {
     const NOT_FOLLOWED: u64 =
         Self::CLIENT_COMPRESS | Self::CLIENT_OPTIONAL_RESULTSET_METADATA | Self::CLIENT_ZSTD_COMPRESSION_ALGORITHM;
 
+    /// [`Self::CLIENT_SSL`] in the second byte of the flags.
+    pub(super) const SSL_BIT: u8 = 1 << 3;
+
+    /// The byte of a greeting with that bit. `None`: it is not the greeting of protocol 10.
+    pub(super) fn ssl_offer(greeting: &mut [u8]) -> Option<&mut u8> {
+        Self::offered(greeting)?;
+        let version = memchr::memchr(0, greeting)?;
+        greeting.get_mut(version + 1 + 13 + 1)
+    }
+
     /// What a server's greeting offers. `None`: it is not the greeting of protocol 10.
     pub(super) fn offered(greeting: &[u8]) -> Option<Self> {
         let (&10, rest) = greeting.split_first()? else { return None };

@@ -5,18 +5,22 @@ mod capabilities;
 mod command;
 mod error;
 mod packets;
+mod renumber;
 mod reply;
+mod startup;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 
 pub(crate) use error::{Place, error, says_not_yet};
+pub(crate) use startup::{First, StartupError, encrypt, greet, greeting, offer_tls};
 
 use answer::Answer;
 use capabilities::Capabilities;
 use command::{Command, Request};
 use packets::{Packet, Packets};
+use renumber::Renumber;
 use reply::status;
 
 /// So many commands may wait for their answers before the session is followed no more: drivers send hundreds at a time.
@@ -31,19 +35,45 @@ pub(crate) struct Tracker {
     client: Packets,
     server: Packets,
     dialogue: Dialogue,
+    /// Up to the end of the authentication, where the client has sent one packet more than the server got.
+    shift: Option<Box<Shift>>,
+}
+
+/// Changes the numbers of both directions: what is noted has the client's.
+#[derive(Debug, Default)]
+struct Shift {
+    client: Renumber,
+    server: Renumber,
 }
 
 impl Tracker {
-    /// Takes note of bytes on their way to the server.
-    pub(crate) fn note_client(&mut self, bytes: &[u8]) {
-        let Self { client, dialogue, .. } = self;
-        client.scan(bytes, |packet| dialogue.take(|d| d.client(packet)));
+    /// A session whose client has had this greeting; if it is `encrypted`, its request for that was answered here.
+    pub(crate) fn greeted(greeting: &[u8], encrypted: bool) -> Self {
+        let mut greeted = Self::default();
+        greeted.server.scan(greeting, |packet| greeted.dialogue.take(|d| d.server(packet)));
+        greeted.shift = encrypted.then(Box::default);
+        greeted
     }
 
-    /// Takes note of bytes from the server, before they are passed on.
-    pub(crate) fn note_server(&mut self, bytes: &[u8]) {
-        let Self { server, dialogue, .. } = self;
+    /// Takes note of bytes on their way to the server, and makes them what the server has to get.
+    pub(crate) fn note_client(&mut self, bytes: &mut [u8]) {
+        let Self { client, dialogue, shift, .. } = self;
+        client.scan(bytes, |packet| dialogue.take(|d| d.client(packet)));
+        if let Some(shift) = shift {
+            shift.client.add(u8::MAX, bytes);
+        }
+    }
+
+    /// Takes note of bytes from the server, before they are passed on, and makes them what the client has to get.
+    pub(crate) fn note_server(&mut self, bytes: &mut [u8]) {
+        let Self { server, dialogue, shift, .. } = self;
+        if let Some(shift) = shift {
+            shift.server.add(1, bytes);
+        }
         server.scan(bytes, |packet| dialogue.take(|d| d.server(packet)));
+        if shift.is_some() && !matches!(dialogue.phase, Phase::Response | Phase::Authentication) {
+            *shift = None;
+        }
     }
 
     /// Is the rest of the session hidden (TLS, compression), or not understood? Then nothing that is said here holds.

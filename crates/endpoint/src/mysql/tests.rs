@@ -70,8 +70,8 @@ fn login(takes: u32, extended: u32) -> Vec<Said> {
 
 fn say(t: &mut Tracker, said: &Said) {
     match said {
-        Client(bytes) => t.note_client(bytes),
-        Server(bytes) => t.note_server(bytes),
+        Client(bytes) => t.note_client(&mut bytes.clone()),
+        Server(bytes) => t.note_server(&mut bytes.clone()),
     }
 }
 
@@ -97,15 +97,10 @@ fn exchange_after(takes: u32, extended: u32, said: &[Said]) {
         for cut in 1..bytes.len() {
             let mut t = after(&[&before[..], &said[..i]].concat());
             let (a, b) = bytes.split_at(cut);
-            match now {
-                Client(_) => t.note_client(a),
-                Server(_) => t.note_server(a),
-            }
+            let half = |half: &[u8]| if is_clients { Client(half.to_vec()) } else { Server(half.to_vec()) };
+            say(&mut t, &half(a));
             assert!(!t.idle() && t.between_messages() == is_clients, "{i} {cut}");
-            match now {
-                Client(_) => t.note_client(b),
-                Server(_) => t.note_server(b),
-            }
+            say(&mut t, &half(b));
             assert!(!t.is_lost(), "{i} {cut}");
             assert_eq!(t.idle(), i + 1 == said.len(), "{i} {cut}");
         }
@@ -215,7 +210,7 @@ fn a_long_row_is_no_end_and_a_long_command_has_a_later_answer() {
     let mut t = after(&[&login(BASE | EOF_DEPRECATED, 0)[..], &[query(), s(1, &[1]), definition(2)]].concat());
     let mut row = packet(3, &vec![0; packets::PIECE]);
     row[4] = 0xfe;
-    t.note_server(&row);
+    t.note_server(&mut row);
     assert!(!t.between_messages());
     say(&mut t, &s(4, b"rest"));
     assert!(t.between_messages() && t.in_request());
@@ -225,7 +220,7 @@ fn a_long_row_is_no_end_and_a_long_command_has_a_later_answer() {
 
     let mut command = packet(0, &vec![b'x'; packets::PIECE]);
     command[4] = 3;
-    t.note_client(&command);
+    t.note_client(&mut command);
     assert!(!t.in_request());
     say(&mut t, &c(1, b""));
     assert_eq!((t.place().sequence, t.in_request()), (2, true));

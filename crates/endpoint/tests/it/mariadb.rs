@@ -16,6 +16,7 @@ use trine_protocol::Epoch;
 
 use crate::bed::within;
 use crate::mysql::byhand::Client;
+use crate::startup::certificate;
 
 /// As an ordinary user: MariaDB does not like to be root.
 fn command(name: &str) -> Command {
@@ -48,10 +49,13 @@ impl MariaDb {
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         let data = format!("--datadir={}", dir.path().join("data").display());
         let made = command("mariadb-install-db")
-            .args([&data, "--auth-root-authentication-method=normal", "--skip-test-db"])
-            .status()
+            .args([&data, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
             .unwrap();
-        assert!(made.success(), "mariadb-install-db");
+        let said = [made.stdout, made.stderr].concat();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&said));
         let server = command("mariadbd")
             .args([&data, "--skip-networking", "--max-allowed-packet=64M", "--local-infile=1"])
             .arg(format!("--socket={}", dir.path().join("socket").display()))
@@ -89,9 +93,13 @@ struct Cli {
 
 impl Cli {
     fn start(port: u16) -> Self {
+        Self::with(port, &["--skip-ssl", "-uroot"])
+    }
+
+    fn with(port: u16, options: &[&str]) -> Self {
         let mut c = tokio::process::Command::new("mariadb");
-        c.args(["--no-defaults", "--skip-ssl", "--batch", "--skip-column-names", "--unbuffered", "--local-infile=1"]);
-        c.args(["--max-allowed-packet=64M", "-h127.0.0.1", "-uroot", &format!("-P{port}")]);
+        c.args(["--no-defaults", "--batch", "--skip-column-names", "--unbuffered", "--local-infile=1"]);
+        c.args(["--max-allowed-packet=64M", "-h127.0.0.1", &format!("-P{port}")]).args(options);
         c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = c.spawn().unwrap();
         let stdin = process.stdin.take().unwrap();
@@ -131,12 +139,12 @@ struct Bed {
 }
 
 impl Bed {
-    async fn start() -> Self {
+    async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let db = tokio::task::spawn_blocking(MariaDb::start).await.unwrap();
         let (routes, rx) = tokio::sync::watch::channel(Route::local(Epoch(1)));
         let dialer = Arc::new(Socket(db.dir.path().join("socket")));
         let limits = Limits { farewell: Duration::from_millis(200), ..Limits::default() };
-        let endpoint = Endpoint::new(Kind::Writer, Wire::MySql, limits, dialer, rx, Arc::new(BootClock), None);
+        let endpoint = Endpoint::new(Kind::Writer, Wire::MySql, limits, dialer, rx, Arc::new(BootClock), tls);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let running = endpoint.clone();
@@ -163,7 +171,7 @@ async fn mariadbs_own_client_does_not_see_the_endpoint_but_for_its_end() {
     if !is_installed() {
         return;
     }
-    let bed = Bed::start().await;
+    let bed = Bed::start(None).await;
     // Held until the database is up.
     let mut cli = Cli::start(bed.port);
     cli.say("create database d; use d; create table t (i int auto_increment primary key, s longblob);").await;
@@ -227,6 +235,41 @@ async fn mariadbs_own_client_does_not_see_the_endpoint_but_for_its_end() {
     assert!(complaint.contains("ERROR 1053 (08S01)") && complaint.contains("had not been answered"), "{complaint}");
 }
 
+/// The endpoint's certificate, though the database has none; and an authentication that goes to and fro.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadbs_own_client_gets_tls_from_the_endpoint() {
+    if !is_installed() {
+        return;
+    }
+    let (tls, _) = certificate();
+    let bed = Bed::start(Some(tls)).await;
+    let mut plain = Cli::start(bed.port);
+    plain.say("install soname 'auth_ed25519';").await;
+    plain.say("create user e@localhost identified via ed25519 using password('secret'); select 'made';").await;
+    assert_eq!(plain.line().await, "made");
+    for options in [&["--ssl", "-uroot"][..], &["--ssl", "-ue", "-psecret"], &["--skip-ssl", "-ue", "-psecret"]] {
+        let mut cli = Cli::with(bed.port, options);
+        cli.say("select repeat('y', 17000000);").await;
+        assert_eq!(cli.line().await.len(), 17_000_000);
+        // What this command says is not flushed by itself.
+        cli.say("status\nselect 'flushed';").await;
+        let mut line = String::new();
+        while !line.starts_with("SSL:") {
+            line = cli.line().await;
+        }
+        assert_eq!(line.contains("Cipher in use is TLS_"), options.contains(&"--ssl"), "{line}");
+        let generation = bed.routes.borrow().generation + 1;
+        bed.routes.send_replace(Route::local(Epoch(1)).in_generation(generation));
+        bed.closed().await;
+        cli.say("select 'too late';").await;
+        let complaint = cli.complaint().await;
+        assert!(complaint.contains("ERROR 1053 (08S01)"), "{options:?}: {complaint}");
+    }
+    let mut cli = Cli::with(bed.port, &["--ssl", "-ue", "-pwrong"]);
+    let complaint = cli.complaint().await;
+    assert!(complaint.contains("ERROR 1045 (28000)"), "{complaint}");
+}
+
 /// What the command-line client does not say: every form of answer, with and without EOF packets and MariaDB's way to leave out
 /// column definitions. The session is followed to its end, or it would not end in an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,7 +277,7 @@ async fn statements_are_followed_with_all_that_can_be_agreed_on() {
     if !is_installed() {
         return;
     }
-    let bed = Bed::start().await;
+    let bed = Bed::start(None).await;
     for (round, (deprecate_eof, extended)) in
         [(false, 0), (true, 0), (false, 0x14), (true, 0x14)].into_iter().enumerate()
     {

@@ -1,6 +1,7 @@
 //! MySQL's protocol, between scripted clients and databases.
 
 pub(crate) mod byhand;
+mod tls;
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
