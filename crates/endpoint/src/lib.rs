@@ -16,6 +16,7 @@ mod counters;
 mod dial;
 mod ending;
 mod endpoint;
+mod flow;
 mod hold;
 mod limits;
 mod login;

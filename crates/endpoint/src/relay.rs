@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::time::Sleep;
 
 use crate::Conn;
 use crate::counters::{BusyMark, Counters};
+use crate::flow::{Flow, Refusal};
 use crate::rest::Rest;
 use crate::tracker::{Standing, Tracker};
 use crate::warden::{Look, Warden};
@@ -54,104 +54,6 @@ pub(crate) enum Ended {
 enum Event {
     Look,
     End(Ended),
-}
-
-/// One direction.
-#[derive(Default)]
-struct Flow {
-    /// What was read and not yet written, from `at` on.
-    rest: Vec<u8>,
-    at: usize,
-    /// Nothing of the last read has been written.
-    untouched: bool,
-    /// The target may still keep what was written in a buffer of its own.
-    unflushed: bool,
-    /// The source has closed.
-    eof: bool,
-    /// The target has been told so, or takes nothing more.
-    shut: bool,
-    moved: u64,
-    counted: u64,
-}
-
-impl Flow {
-    fn is_clear(&self) -> bool {
-        self.rest.is_empty() && !self.unflushed
-    }
-
-    /// Writes `fresh` (only when nothing is left from before), or what is left. Ready(Ok): all of it is out.
-    /// `gate` is asked before every write.
-    fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut Conn,
-        fresh: &[u8],
-        gate: impl Fn() -> Option<Event>,
-    ) -> Poll<Result<(), Refusal>> {
-        let mut left = fresh;
-        if !fresh.is_empty() {
-            self.untouched = true;
-            let done = self.write_all(cx, to, &mut left, &gate);
-            if !left.is_empty() {
-                self.rest = left.to_vec();
-                self.at = 0;
-            }
-            ready!(done)?;
-        } else if !self.rest.is_empty() {
-            let rest = std::mem::take(&mut self.rest);
-            left = rest.get(self.at..).unwrap_or_default();
-            let done = self.write_all(cx, to, &mut left, &gate);
-            if !left.is_empty() {
-                self.at = rest.len() - left.len();
-                self.rest = rest;
-            }
-            ready!(done)?;
-        }
-        if self.unflushed {
-            if let Some(event) = gate() {
-                return Poll::Ready(Err(Refusal::Event(event)));
-            }
-            ready!(Pin::new(to).poll_flush(cx)).map_err(|_| Refusal::Broken)?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn write_all(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut Conn,
-        left: &mut &[u8],
-        gate: &impl Fn() -> Option<Event>,
-    ) -> Poll<Result<(), Refusal>> {
-        while !left.is_empty() {
-            if let Some(event) = gate() {
-                return Poll::Ready(Err(Refusal::Event(event)));
-            }
-            let n = ready!(Pin::new(&mut *to).poll_write(cx, left)).map_err(|_| Refusal::Broken)?;
-            if n == 0 {
-                return Poll::Ready(Err(Refusal::Broken));
-            }
-            *left = left.get(n..).unwrap_or_default();
-            self.untouched = false;
-            self.unflushed = to.buffers();
-            self.moved += n as u64;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn count(&mut self, counter: &AtomicU64, least: u64) {
-        let new = self.moved - self.counted;
-        if new >= least {
-            counter.fetch_add(new, Relaxed);
-            self.counted = self.moved;
-        }
-    }
-}
-
-enum Refusal {
-    Event(Event),
-    Broken,
 }
 
 /// One session between its client and its database.
