@@ -48,8 +48,10 @@ impl MariaDb {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         let data = format!("--datadir={}", dir.path().join("data").display());
+        // One that starts deletes what looks like the temporary files of one that has died.
+        let tmp = format!("--tmpdir={}", dir.path().display());
         let made = command("mariadb-install-db")
-            .args([&data, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"])
+            .args([&data, &tmp, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .output()
@@ -57,7 +59,7 @@ impl MariaDb {
         let said = [made.stdout, made.stderr].concat();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&said));
         let server = command("mariadbd")
-            .args([&data, "--skip-networking", "--max-allowed-packet=64M", "--local-infile=1"])
+            .args([&data, &tmp, "--skip-networking", "--max-allowed-packet=64M", "--local-infile=1"])
             .arg(format!("--socket={}", dir.path().join("socket").display()))
             .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=128M"])
             .spawn()
@@ -265,6 +267,10 @@ async fn mariadbs_own_client_gets_tls_from_the_endpoint() {
         let complaint = cli.complaint().await;
         assert!(complaint.contains("ERROR 1053 (08S01)"), "{options:?}: {complaint}");
     }
+    // Compression begins after the authentication: from there on the session is passed on as it is.
+    let mut cli = Cli::with(bed.port, &["--ssl", "--compress", "-ue", "-psecret"]);
+    cli.say("select repeat('y', 17000000); show status like 'Compression';").await;
+    assert_eq!((cli.line().await.len(), cli.line().await), (17_000_000, "Compression\tON".into()));
     let mut cli = Cli::with(bed.port, &["--ssl", "-ue", "-pwrong"]);
     let complaint = cli.complaint().await;
     assert!(complaint.contains("ERROR 1045 (28000)"), "{complaint}");
