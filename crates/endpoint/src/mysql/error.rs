@@ -55,3 +55,22 @@ pub(crate) fn error(parting: &Parting, place: Place) -> Vec<u8> {
 pub(crate) fn says_not_yet(first: &[u8]) -> bool {
     matches!(first, &[_, _, _, 0, reply::ERR, a, b, ..] if u16::from_le_bytes([a, b]) == SERVER_SHUTDOWN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_two_characters() {
+        let long = format!("{}é{}", "x".repeat(MOST - 1), "y".repeat(20_000));
+        let parting = Parting { why: Why::TooMany, message: long, detail: Some("More."), hint: None };
+        let packet = error(&parting, Place { sequence: 7, has_state: true });
+        let body = [&[0xff, 0x10, 0x04][..], b"#08004", "x".repeat(MOST - 1).as_bytes()].concat();
+        let [a, b, ..] = u32::try_from(body.len()).unwrap().to_le_bytes();
+        assert_eq!(packet, [&[a, b, 0, 7], &body[..]].concat());
+
+        let parting = Parting { message: "No".to_owned(), hint: Some("Try again."), ..parting };
+        let packet = error(&parting, Place::OPENING);
+        assert_eq!(packet, [&[23, 0, 0, 0, 0xff, 0x10, 0x04][..], b"No. More. Try again."].concat()[..]);
+    }
+}
