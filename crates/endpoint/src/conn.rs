@@ -4,11 +4,13 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use trine_platform::{BoxStream, Listener, MoveHere};
 
@@ -174,6 +176,12 @@ impl AsyncWrite for Replay {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
+}
+
+/// The server's side of a TLS handshake.
+pub(crate) async fn accept_tls(plain: Replay, config: &Arc<rustls::ServerConfig>) -> io::Result<Conn> {
+    let stream = TlsAcceptor::from(config.clone()).accept(plain).await?;
+    Ok(Conn::Tls(Box::new(stream)))
 }
 
 /// Where an endpoint's connections come from.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::postgres::{Fatal, Tracker, state};
+use crate::parting::{Parting, Why};
 use crate::relay::Ended;
+use crate::tracker::Standing;
 use crate::{Conn, Kind, Leads, Route, Target};
 
 /// What a client that is told goodbye may still send before its connection is closed all the same.
@@ -18,44 +19,39 @@ pub(crate) fn message(
     target: &Target,
     began: &Route,
     now: &Route,
-    t: &Tracker,
-) -> Option<Fatal> {
-    let (code, message) = match ended {
+    standing: &Standing,
+) -> Option<Parting> {
+    let (why, message) = match ended {
         Ended::Client | Ended::HalfClosed | Ended::NotYet => return None,
-        Ended::Server if t.over() || !t.ready_once() => return None,
+        Ended::Server if standing.over || !standing.ready_once => return None,
         Ended::Server => (
-            state::ADMIN_SHUTDOWN,
+            Why::Shutdown,
             format!("terminating connection: the database on {target} went away (trine, epoch {})", began.epoch),
         ),
-        Ended::RouteChanged => (state::ADMIN_SHUTDOWN, changed(kind, target, began, now)),
+        Ended::RouteChanged => (Why::Shutdown, changed(kind, target, began, now)),
         Ended::PermitLost => (
-            state::ADMIN_SHUTDOWN,
+            Why::Shutdown,
             format!("terminating connection: the primary's lease has run out (trine, epoch {})", began.epoch),
         ),
-        Ended::Stopped => {
-            (state::ADMIN_SHUTDOWN, "terminating connection: trine is being stopped on this node".to_owned())
-        }
+        Ended::Stopped => (Why::Shutdown, "terminating connection: trine is being stopped on this node".to_owned()),
         Ended::SyncCancelled => (
-            state::RESOLUTION_UNKNOWN,
+            Why::Unresolved,
             "the wait for the standbys was cancelled: whether the transaction will stay committed is not known (trine)"
                 .to_owned(),
         ),
     };
     let (detail, hint) = if ended == Ended::SyncCancelled {
         (
-            Some(
-                "The primary has committed it, but not enough standbys have confirmed it: a failover could undo it."
-                    .to_owned(),
-            ),
+            Some("The primary has committed it, but not enough standbys have confirmed it: a failover could undo it."),
             "Connect again and look whether it took effect.",
         )
     } else {
-        let detail = t
-            .in_request()
-            .then(|| "A request had not been answered: whether its transaction was committed is not known.".to_owned());
+        let detail = standing
+            .in_request
+            .then_some("A request had not been answered: whether its transaction was committed is not known.");
         (detail, "Connect again: this endpoint holds new connections until it can lead them on.")
     };
-    Some(Fatal { code, message, detail, hint: Some(hint) })
+    Some(Parting { why, message, detail, hint: Some(hint) })
 }
 
 fn changed(kind: Kind, target: &Target, began: &Route, now: &Route) -> String {
@@ -76,10 +72,10 @@ fn changed(kind: Kind, target: &Target, began: &Route, now: &Route) -> String {
 
 /// Sends the last message, if there is one, and closes so that the client can read it: a socket closed over unread bytes would
 /// be reset, and the message lost with it on some systems.
-pub(crate) async fn farewell(client: &mut Conn, last: Option<&Fatal>, most: Duration) {
+pub(crate) async fn farewell(client: &mut Conn, last: Option<&[u8]>, most: Duration) {
     let said = async {
-        if let Some(fatal) = last {
-            client.write_all(&fatal.encode()).await?;
+        if let Some(message) = last {
+            client.write_all(message).await?;
         }
         client.shutdown().await?;
         if last.is_some() {

@@ -42,7 +42,7 @@ pub(crate) struct Shared {
 
 impl Endpoint {
     /// An endpoint that leads where the newest of `routes` says. With `tls`, clients that ask for it get TLS with that
-    /// certificate; without, they are told that there is none. It ends when the sender of `routes` is dropped.
+    /// certificate; without, PostgreSQL's are told that there is none, and MySQL's may agree on it with the database. It ends when the sender of `routes` is dropped.
     #[must_use]
     pub fn new(
         kind: Kind,
@@ -56,7 +56,7 @@ impl Endpoint {
         // The name by which PostgreSQL's clients ask for it when they begin with TLS at once (libpq 17).
         let tls = tls.map(|config| {
             let mut config = (*config).clone();
-            config.alpn_protocols = vec![b"postgresql".to_vec()];
+            config.alpn_protocols = if wire == Wire::Postgres { vec![b"postgresql".to_vec()] } else { vec![] };
             Arc::new(config)
         });
         let shared = Shared {

@@ -7,7 +7,8 @@
 //! * from the moment that a new route is sent, no byte of the old primary's is given to a client any more, and its
 //!   sessions end at once; so do those of a local primary whose [`Permit`] (lease) has run out;
 //! * while there is no primary, new connections wait instead of being refused;
-//! * a PostgreSQL session gets its end as a server message where the stream allows it, so that drivers reconnect;
+//! * a session of PostgreSQL's or MySQL's gets its end as a server message where the stream allows it, so that drivers
+//!   reconnect;
 //! * a commit whose wait for the standbys was cancelled is never passed on as done.
 
 mod conn;
@@ -15,14 +16,19 @@ mod counters;
 mod dial;
 mod ending;
 mod endpoint;
+mod flow;
 mod hold;
 mod limits;
+mod login;
+mod mysql;
+mod parting;
 mod postgres;
 mod relay;
 mod rest;
 mod route;
 mod served;
 mod session;
+mod tracker;
 mod warden;
 
 pub use conn::{Conn, Incoming, tune_client};

@@ -9,7 +9,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// How long a new connection waits for a database before it gets an error.
     pub hold: Duration,
-    /// How long a client may take for its startup packet, TLS included.
+    /// How long a client may take for its startup packet, TLS included. (MySQL's clients speak second: where TLS is the
+    /// endpoint's own, it is their response to the greeting, and the greeting may take as long.)
     pub startup: Duration,
     /// How long one attempt to reach a database may take; then the next candidate, or the newest route, is tried.
     pub dial: Duration,

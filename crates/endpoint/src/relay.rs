@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,8 +11,9 @@ use tokio::time::Sleep;
 
 use crate::Conn;
 use crate::counters::{BusyMark, Counters};
-use crate::postgres::Tracker;
+use crate::flow::{Flow, Refusal};
 use crate::rest::Rest;
+use crate::tracker::{Standing, Tracker};
 use crate::warden::{Look, Warden};
 
 /// What one read takes at most. Reads go into one buffer of the thread and from there on at once: a session keeps memory only
@@ -56,104 +56,6 @@ enum Event {
     End(Ended),
 }
 
-/// One direction.
-#[derive(Default)]
-struct Flow {
-    /// What was read and not yet written, from `at` on.
-    rest: Vec<u8>,
-    at: usize,
-    /// Nothing of the last read has been written.
-    untouched: bool,
-    /// The target may still keep what was written in a buffer of its own.
-    unflushed: bool,
-    /// The source has closed.
-    eof: bool,
-    /// The target has been told so, or takes nothing more.
-    shut: bool,
-    moved: u64,
-    counted: u64,
-}
-
-impl Flow {
-    fn is_clear(&self) -> bool {
-        self.rest.is_empty() && !self.unflushed
-    }
-
-    /// Writes `fresh` (only when nothing is left from before), or what is left. Ready(Ok): all of it is out.
-    /// `gate` is asked before every write.
-    fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut Conn,
-        fresh: &[u8],
-        gate: impl Fn() -> Option<Event>,
-    ) -> Poll<Result<(), Refusal>> {
-        let mut left = fresh;
-        if !fresh.is_empty() {
-            self.untouched = true;
-            let done = self.write_all(cx, to, &mut left, &gate);
-            if !left.is_empty() {
-                self.rest = left.to_vec();
-                self.at = 0;
-            }
-            ready!(done)?;
-        } else if !self.rest.is_empty() {
-            let rest = std::mem::take(&mut self.rest);
-            left = rest.get(self.at..).unwrap_or_default();
-            let done = self.write_all(cx, to, &mut left, &gate);
-            if !left.is_empty() {
-                self.at = rest.len() - left.len();
-                self.rest = rest;
-            }
-            ready!(done)?;
-        }
-        if self.unflushed {
-            if let Some(event) = gate() {
-                return Poll::Ready(Err(Refusal::Event(event)));
-            }
-            ready!(Pin::new(to).poll_flush(cx)).map_err(|_| Refusal::Broken)?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn write_all(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut Conn,
-        left: &mut &[u8],
-        gate: &impl Fn() -> Option<Event>,
-    ) -> Poll<Result<(), Refusal>> {
-        while !left.is_empty() {
-            if let Some(event) = gate() {
-                return Poll::Ready(Err(Refusal::Event(event)));
-            }
-            let n = ready!(Pin::new(&mut *to).poll_write(cx, left)).map_err(|_| Refusal::Broken)?;
-            if n == 0 {
-                return Poll::Ready(Err(Refusal::Broken));
-            }
-            *left = left.get(n..).unwrap_or_default();
-            self.untouched = false;
-            self.unflushed = to.buffers();
-            self.moved += n as u64;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn count(&mut self, counter: &AtomicU64, least: u64) {
-        let new = self.moved - self.counted;
-        if new >= least {
-            counter.fetch_add(new, Relaxed);
-            self.counted = self.moved;
-        }
-    }
-}
-
-enum Refusal {
-    Event(Event),
-    Broken,
-}
-
 /// One session between its client and its database.
 pub(crate) struct Relay<'a> {
     client: &'a mut Conn,
@@ -163,8 +65,8 @@ pub(crate) struct Relay<'a> {
     busy: BusyMark,
     up: Flow,
     down: Flow,
-    /// Before the bytes that wait in `down`: was the server between two messages?
-    clear_before: bool,
+    /// Where the session stood before the bytes that wait in `down`.
+    before: Option<Standing>,
     /// Nothing more of the server's may be passed on after what waits in `down`.
     cut: bool,
     /// The client has said nothing but its opening.
@@ -181,15 +83,16 @@ impl<'a> Relay<'a> {
     pub(crate) fn new(
         client: &'a mut Conn,
         backend: Conn,
-        opening: Vec<u8>,
+        mut opening: Vec<u8>,
         mut tracker: Option<Tracker>,
         half_closed: Duration,
         busy: BusyMark,
         counters: &'a Counters,
     ) -> Self {
         if let Some(t) = &mut tracker {
-            t.note_client(&opening);
+            t.note_client(&mut opening);
         }
+        let tracker = tracker.filter(|t| !t.is_lost());
         Self {
             client,
             backend,
@@ -198,7 +101,7 @@ impl<'a> Relay<'a> {
             busy,
             up: Flow { rest: opening, ..Flow::default() },
             down: Flow::default(),
-            clear_before: true,
+            before: None,
             cut: false,
             only_opening: true,
             drain: false,
@@ -208,7 +111,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Passes bytes on until the session ends. What the ending says to the client is the caller's: see [`Self::clear`].
+    /// Passes bytes on until the session ends. What the ending says to the client is the caller's: see [`Self::standing`].
     pub(crate) async fn run<W: Warden>(&mut self, warden: &mut W) -> Ended {
         // What happened between the dial and here is news too.
         let mut event = Event::Look;
@@ -238,10 +141,18 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Could a message of our own follow what the client has been sent? (Between two messages, in a protocol that we know.)
-    pub(crate) fn clear(&self) -> bool {
-        let Some(tracker) = self.tracker.as_ref().filter(|_| self.settled()) else { return false };
-        if self.down.rest.is_empty() { tracker.between_messages() } else { self.down.untouched && self.clear_before }
+    /// Where the session stands for its client, as far as it has been sent the server's bytes. `None`: no message of our own
+    /// may follow them, because they end within a message, or in a protocol that is not known.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        let now = self.tracker.as_ref().filter(|_| self.settled())?.standing();
+        let standing = if self.down.rest.is_empty() {
+            now
+        } else {
+            // What was owed before is owed still: its answer is among the bytes that the client does not get.
+            let before = self.before.filter(|_| self.down.untouched)?;
+            Standing { in_request: before.in_request || now.in_request, ..before }
+        };
+        standing.between_messages.then_some(standing)
     }
 
     /// Is everything that the client was given out of this process? If not (TLS keeps a part that the client does not take), its
@@ -253,11 +164,6 @@ impl<'a> Relay<'a> {
     /// Has nothing been said yet but the opening, so that it can be said again to another database?
     pub(crate) fn unbegun(&self) -> bool {
         self.only_opening && self.down.moved == 0
-    }
-
-    /// What is known of the session.
-    pub(crate) fn tracker(&self) -> Option<&Tracker> {
-        self.tracker.as_ref()
     }
 
     fn poll<W: Warden>(&mut self, cx: &mut Context<'_>, warden: &W) -> Poll<Event> {
@@ -281,6 +187,12 @@ impl<'a> Relay<'a> {
             self.busy.set(!self.rest.is_at_rest());
         }
         if self.up.eof { self.poll_half_closed(cx) } else { Poll::Pending }
+    }
+
+    fn forget_what_is_lost(&mut self) {
+        if self.tracker.as_ref().is_some_and(Tracker::is_lost) {
+            self.tracker = None;
+        }
     }
 
     fn parked(&self) -> bool {
@@ -324,9 +236,10 @@ impl<'a> Relay<'a> {
             if !self.up.eof {
                 self.rest.asked();
             }
-            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
+            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get_mut(..len)) {
                 t.note_client(bytes);
             }
+            self.forget_what_is_lost();
         }
         if let Some(bytes) = buf.get(..len).filter(|b| !b.is_empty()) {
             self.up.rest = bytes.to_vec();
@@ -365,16 +278,17 @@ impl<'a> Relay<'a> {
                 Poll::Ready(Ok(n)) => n,
             };
             self.rest.answered();
-            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get(..len)) {
-                if self.down.moved == 0 && says_not_yet(bytes) {
+            if let (Some(t), Some(bytes)) = (&mut self.tracker, buf.get_mut(..len)) {
+                if self.down.moved == 0 && t.says_not_yet(bytes) {
                     return Err(Event::End(Ended::NotYet));
                 }
-                self.clear_before = t.between_messages();
+                self.before = Some(t.standing());
                 if let Some(most) = t.note_server(bytes) {
                     self.cut = true;
                     len = most;
                 }
             }
+            self.forget_what_is_lost();
         }
         if let Some(bytes) = buf.get(..len).filter(|b| !b.is_empty()) {
             self.down.rest = bytes.to_vec();
@@ -404,11 +318,6 @@ impl Drop for Relay<'_> {
         self.up.count(&self.counters.bytes_in, 1);
         self.down.count(&self.counters.bytes_out, 1);
     }
-}
-
-/// Is a database's very first message "not now" (starting up, shutting down)?
-fn says_not_yet(first: &[u8]) -> bool {
-    first.first() == Some(&b'E') && memchr::memmem::find(first, b"\0C57P03\0").is_some()
 }
 
 #[cfg(test)]

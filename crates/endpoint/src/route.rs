@@ -27,6 +27,9 @@ impl fmt::Display for Kind {
 pub enum Wire {
     /// PostgreSQL's protocol 3: sessions are ended by server messages, and held between transactions in a switchover.
     Postgres,
+    /// The client/server protocol of MySQL and MariaDB: the same, for as long as it can be followed. One that is encrypted or
+    /// compressed between the client and the database, or that a replica copies through, goes on as a raw one.
+    MySql,
     /// Anything else: passed on as it is; a session ends by being closed.
     Raw,
 }

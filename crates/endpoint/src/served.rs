@@ -8,15 +8,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::counters::{Busy, Counters};
-use crate::postgres::Tracker;
 use crate::relay::{Ended, Relay};
+use crate::tracker::Tracker;
 use crate::warden::{Look, Warden};
 use crate::{Conn, Limits, Permit, Wire};
 
 /// How forwarded sessions are served.
 #[derive(Clone)]
 pub struct Served {
-    /// With [`Wire::Postgres`], `drain` can tell where a transaction ends.
+    /// Unless it is [`Wire::Raw`], `drain` can tell where a transaction ends.
     pub wire: Wire,
     /// Asked before every write towards the client. `None`: a standby's session.
     pub permit: Option<Arc<dyn Permit>>,
@@ -51,7 +51,7 @@ impl Served {
     /// Passes bytes on between the forwarding node and the database until either closes, the permit is lost or it is cancelled.
     pub async fn relay(self, stream: impl Into<Conn>, backend: impl Into<Conn>) {
         let mut stream = stream.into();
-        let tracker = (self.wire == Wire::Postgres).then(Tracker::new);
+        let tracker = Tracker::new(self.wire);
         let (busy, counters) = (self.busy.mark(), self.counters.clone());
         let mut relay = Relay::new(&mut stream, backend.into(), Vec::new(), tracker, self.half_closed, busy, &counters);
         let ended = relay.run(&mut ServedWarden(self)).await;

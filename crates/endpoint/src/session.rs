@@ -12,8 +12,11 @@ use crate::counters::Gauge;
 use crate::ending;
 use crate::endpoint::Shared;
 use crate::hold::{Held, Reached, Unreached};
-use crate::postgres::{self, Fatal, Opening, StartupError, Tracker, state};
+use crate::login::{Begun, Login};
+use crate::parting::{Parting, Why};
+use crate::postgres::{self, Opening, StartupError};
 use crate::relay::{Ended, Relay};
+use crate::tracker::{Form, Tracker};
 use crate::warden::RouteWarden;
 use crate::{Conn, Wire};
 
@@ -23,7 +26,8 @@ const CANCEL: Duration = Duration::from_secs(2);
 /// Serves one connection.
 pub(crate) async fn serve(shared: &Shared, conn: Conn, from: SocketAddr, starting: Gauge<'_>) {
     let opened = match shared.wire {
-        Wire::Raw => Ok((conn, Opening::Session(Vec::new()))),
+        // The server speaks first, or it is not known who does.
+        Wire::MySql | Wire::Raw => Ok((conn, Opening::Session(Vec::new()))),
         Wire::Postgres => {
             tokio::select! {
                 opened = timeout(shared.limits.startup, postgres::open(conn, shared.tls.as_ref())) => match opened {
@@ -86,6 +90,7 @@ async fn session(shared: &Shared, mut client: Conn, mut said: Vec<u8>, from: Soc
         };
         failed = held.failed;
         let Reached { backend, route, target, busy, load } = reached;
+        let mut server = backend.conn;
         let mut warden = RouteWarden {
             kind: shared.kind,
             routes: routes.clone(),
@@ -94,13 +99,34 @@ async fn session(shared: &Shared, mut client: Conn, mut said: Vec<u8>, from: Soc
             permit: backend.permit,
             stop: shared.stop.clone(),
         };
-        let tracker = (shared.wire == Wire::Postgres).then(Tracker::new);
-        let half_closed = shared.limits.half_closed;
-        let counters = &shared.counters;
-        let mut relay = Relay::new(&mut client, backend.conn, said.clone(), tracker, half_closed, busy, counters);
-        let ended = relay.run(&mut warden).await;
-        let again = relay.unbegun() && shared.wire == Wire::Postgres;
-        let again = again && matches!(ended, Ended::Server | Ended::NotYet | Ended::RouteChanged | Ended::PermitLost);
+        let begun = match &shared.tls {
+            // A client that speaks first is none of MySQL's: it gets what the database says to it.
+            Some(tls) if shared.wire == Wire::MySql && said.is_empty() => {
+                Login { shared, from, warden: &mut warden, tls }.begin(client, &mut server).await
+            }
+            _ => Begun::Session { client, said: said.clone(), tracker: Tracker::new(shared.wire), is_greeted: false },
+        };
+        let (ended, unbegun, standing, settled) = match begun {
+            Begun::Session { client: is, said, tracker, is_greeted } => {
+                client = is;
+                let (half_closed, counters) = (shared.limits.half_closed, &shared.counters);
+                let mut relay = Relay::new(&mut client, server, said, tracker, half_closed, busy, counters);
+                let ended = relay.run(&mut warden).await;
+                let unbegun = relay.unbegun() && !is_greeted && shared.wire != Wire::Raw;
+                // Dropped here: the database learns at once that its client is gone.
+                (ended, unbegun, relay.standing(), relay.settled())
+            }
+            Begun::Unbegun(is, ended) => {
+                client = is;
+                (ended, true, Tracker::new(shared.wire).map(|t| t.standing()), true)
+            }
+            Begun::Over(is, ended, standing) => {
+                client = is;
+                (ended, false, standing, true)
+            }
+            Begun::Closed => return,
+        };
+        let again = unbegun && matches!(ended, Ended::Server | Ended::NotYet | Ended::RouteChanged | Ended::PermitLost);
         debug!(endpoint = %shared.kind, %from, target = %warden.target, epoch = %warden.began.epoch, ?ended, again, "session over");
         if again {
             // The client has not noticed that there was a database: it is led to the next one.
@@ -121,15 +147,14 @@ async fn session(shared: &Shared, mut client: Conn, mut said: Vec<u8>, from: Soc
             Ended::SyncCancelled => shared.counters.ended_by_sync_cancel.fetch_add(1, Relaxed),
             _ => 0,
         };
-        let (clear, settled) = (relay.clear(), relay.settled());
-        let last = relay.tracker().filter(|_| clear).and_then(|t| {
+        let last = standing.and_then(|standing| {
             let now = shared.routes.borrow();
-            ending::message(ended, shared.kind, &warden.target, &warden.began, &now, t)
+            let parting = ending::message(ended, shared.kind, &warden.target, &warden.began, &now, &standing)?;
+            Some(standing.form.encode(&parting))
         });
-        // The database learns at once that its client is gone.
-        drop((relay, load));
+        drop(load);
         if ended != Ended::Client && settled {
-            ending::farewell(&mut client, last.as_ref(), shared.limits.farewell).await;
+            ending::farewell(&mut client, last.as_deref(), shared.limits.farewell).await;
         }
         return;
     }
@@ -160,14 +185,14 @@ async fn cancel(shared: &Shared, mut client: Conn, packet: &[u8]) {
     ending::farewell(&mut client, None, shared.limits.farewell).await;
 }
 
-async fn say(shared: &Shared, client: &mut Conn, fatal: &Fatal) {
-    let last = (shared.wire == Wire::Postgres).then_some(fatal);
-    ending::farewell(client, last, shared.limits.farewell).await;
+async fn say(shared: &Shared, client: &mut Conn, parting: &Parting) {
+    let last = Form::of_opening(shared.wire).map(|form| form.encode(parting));
+    ending::farewell(client, last.as_deref(), shared.limits.farewell).await;
 }
 
-fn too_many(shared: &Shared) -> Fatal {
-    Fatal {
-        code: state::TOO_MANY_CONNECTIONS,
+fn too_many(shared: &Shared) -> Parting {
+    Parting {
+        why: Why::TooMany,
         message: format!(
             "trine: too many connections on this endpoint (limit {}; raise endpoint.max_connections)",
             shared.limits.max_connections
@@ -177,18 +202,18 @@ fn too_many(shared: &Shared) -> Fatal {
     }
 }
 
-fn stopped() -> Fatal {
-    Fatal {
-        code: state::CANNOT_CONNECT_NOW,
+fn stopped() -> Parting {
+    Parting {
+        why: Why::CannotConnect,
         message: "trine is being stopped on this node".to_owned(),
         detail: None,
         hint: Some("Connect to another node's endpoint."),
     }
 }
 
-fn expired(shared: &Shared, why: &str) -> Fatal {
-    Fatal {
-        code: state::CANNOT_CONNECT_NOW,
+fn expired(shared: &Shared, why: &str) -> Parting {
+    Parting {
+        why: Why::CannotConnect,
         message: format!(
             "trine: the {} endpoint had no database to lead to for {:.1} s: {why}",
             shared.kind,

@@ -6,11 +6,16 @@ mod message;
 mod server;
 mod startup;
 
-pub(crate) use message::{Fatal, state};
+pub(crate) use message::fatal;
 pub(crate) use startup::{Opening, StartupError, open};
 
 use client::ClientScan;
 use server::ServerScan;
+
+/// Is a server's very first message "not now" (starting up, shutting down)?
+pub(crate) fn says_not_yet(first: &[u8]) -> bool {
+    first.first() == Some(&b'E') && memchr::memmem::find(first, b"\0C57P03\0").is_some()
+}
 
 /// Follows both directions of one session, from header to header.
 #[derive(Debug, Default)]

@@ -4,10 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsAcceptor;
 
 use crate::Conn;
-use crate::conn::Replay;
+use crate::conn::{Replay, accept_tls};
 
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
@@ -67,7 +66,7 @@ pub(crate) async fn open(
         let head = read_head(&mut conn).await?;
         if head.first() == Some(&TLS_HANDSHAKE) && !encrypted {
             let config = tls.ok_or(StartupError::DirectTls("but this endpoint has no certificate for clients"))?;
-            conn = accept_tls(Replay::new(head.to_vec(), conn), config).await?;
+            conn = accept_tls(Replay::new(head.to_vec(), conn), config).await.map_err(StartupError::Tls)?;
             // As PostgreSQL does: else a client of another protocol could be led here.
             if !matches!(&conn, Conn::Tls(s) if s.get_ref().1.alpn_protocol() == Some(b"postgresql")) {
                 return Err(StartupError::DirectTls("without naming its protocol (ALPN)"));
@@ -84,7 +83,7 @@ pub(crate) async fn open(
                 match tls {
                     Some(config) => {
                         answer(&mut conn, b"S").await?;
-                        conn = accept_tls(Replay::new(Vec::new(), conn), config).await?;
+                        conn = accept_tls(Replay::new(Vec::new(), conn), config).await.map_err(StartupError::Tls)?;
                         encrypted = true;
                     }
                     None => answer(&mut conn, b"N").await?,
@@ -144,9 +143,4 @@ fn code(head: &[u8; 8]) -> (usize, u32) {
 async fn answer(conn: &mut Conn, byte: &[u8]) -> Result<(), StartupError> {
     conn.write_all(byte).await.map_err(StartupError::Gone)?;
     conn.flush().await.map_err(StartupError::Gone)
-}
-
-async fn accept_tls(plain: Replay, config: &Arc<rustls::ServerConfig>) -> Result<Conn, StartupError> {
-    let stream = TlsAcceptor::from(config.clone()).accept(plain).await.map_err(StartupError::Tls)?;
-    Ok(Conn::Tls(Box::new(stream)))
 }

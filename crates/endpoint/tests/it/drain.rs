@@ -11,6 +11,7 @@ use trine_platform::BoxStream;
 use trine_protocol::Epoch;
 
 use crate::bed::{Setup, complete, logged_in, permit, query, ready, startup, within};
+use crate::mysql::{self, greeting, response};
 
 #[tokio::test]
 async fn sessions_stop_between_transactions_and_go_on_after() {
@@ -136,6 +137,35 @@ async fn a_forwarded_session_obeys_permit_and_cancel() {
         assert_eq!(rest, b"");
         within(task).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_forwarded_session_of_mysqls_can_be_paused_too() {
+    let (mut near, far) = duplex(1024);
+    let (backend, mut db) = duplex(1024);
+    let (drain, drained) = watch::channel(false);
+    let mut served = Served::new(Wire::MySql, None, CancellationToken::new());
+    served.drain = Some(drained);
+    let mut busy = served.busy.watch();
+    let (far, backend): (BoxStream, BoxStream) = (Box::new(far), Box::new(backend));
+    tokio::spawn(served.relay(Conn::from(far), Conn::from(backend)));
+    // Logged in, and a transaction begun.
+    let exchange = [(greeting(), response(0)), (mysql::ok(2, 2), mysql::query("begin")), (mysql::ok(1, 3), vec![])];
+    for (down, up) in exchange {
+        let mut got = vec![0; down.len()];
+        db.write_all(&down).await.unwrap();
+        within(near.read_exact(&mut got)).await.unwrap();
+        let mut got = vec![0; up.len()];
+        near.write_all(&up).await.unwrap();
+        within(db.read_exact(&mut got)).await.unwrap();
+    }
+    drain.send_replace(true);
+    near.write_all(&mysql::query("commit")).await.unwrap();
+    let mut got = vec![0; mysql::query("commit").len()];
+    within(db.read_exact(&mut got)).await.unwrap();
+    assert_eq!(*busy.borrow(), 1);
+    db.write_all(&mysql::ok(1, 2)).await.unwrap();
+    within(busy.wait_for(|n| *n == 0)).await.unwrap();
 }
 
 #[tokio::test]

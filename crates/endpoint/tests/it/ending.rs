@@ -77,6 +77,8 @@ async fn nothing_is_passed_on_once_the_lease_has_run_out() {
     server.send(&[complete("INSERT 0 1"), ready(b'I')].concat()).await;
     let text = client.expect_fatal("57P01").await;
     assert!(text.contains("lease") && !text.contains("INSERT"), "{text}");
+    // Its answer was here, and was kept back: so to the client it has none.
+    assert!(text.contains("A request had not been answered"), "{text}");
     assert_eq!(bed.snapshot().ended_by_permit, 1);
 }
 

@@ -104,7 +104,7 @@ async fn it_runs_on_any_network() {
     assert!(got.ends_with(b"C57P03\0"), "{}", got.escape_ascii());
 }
 
-fn certificate() -> (Arc<rustls::ServerConfig>, rustls::RootCertStore) {
+pub(crate) fn certificate() -> (Arc<rustls::ServerConfig>, rustls::RootCertStore) {
     let made = rcgen::generate_simple_self_signed(["n1".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -119,7 +119,7 @@ fn certificate() -> (Arc<rustls::ServerConfig>, rustls::RootCertStore) {
     (Arc::new(server), roots)
 }
 
-fn connector(roots: rustls::RootCertStore, alpn: Option<&str>) -> TlsConnector {
+pub(crate) fn connector(roots: rustls::RootCertStore, alpn: Option<&str>) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut client = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

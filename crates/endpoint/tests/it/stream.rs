@@ -6,6 +6,7 @@ use trine_endpoint::{Route, Target, Wire};
 use trine_protocol::Epoch;
 
 use crate::bed::{Setup, logged_in, msg, ready, within};
+use crate::mysql;
 
 const MUCH: usize = 6 << 20;
 
@@ -35,11 +36,13 @@ async fn drink(mut from: impl tokio::io::AsyncRead + Unpin, len: usize, seed: u6
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_byte_arrives_once_and_in_order() {
-    for wire in [Wire::Raw, Wire::Postgres] {
+    for wire in [Wire::Raw, Wire::Postgres, Wire::MySql] {
         let bed = Setup { wire, ..Setup::default() }.run(Route::local(Epoch(1))).await;
         let db = bed.database(Target::Local).await;
         let (client, server) = match wire {
             Wire::Postgres => bed.session(&db).await,
+            // What follows does not fit: it is passed on all the same.
+            Wire::MySql => mysql::session(&bed, &db).await,
             Wire::Raw => (bed.connect().await, db.accept().await),
         };
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
