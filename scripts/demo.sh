@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # A cluster of three on this machine loses its primary's node under load, and goes on. ENGINE=redis: Redis over a
-# replicated volume instead of PostgreSQL.
+# replicated volume instead of PostgreSQL. ENGINE=mariadb: MariaDB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${ENGINE:=postgres}"
 case "$ENGINE" in
     postgres) up=(); : "${DIR:=/var/tmp/trine-demo}" ;;
     redis) up=(--engine volume --set preset=redis); : "${DIR:=/var/tmp/trine-demo-redis}" ;;
-    *) echo "error: ENGINE is postgres or redis, not $ENGINE" >&2; exit 2 ;;
+    mariadb) up=(--engine mariadb); : "${DIR:=/var/tmp/trine-demo-mariadb}" ;;
+    *) echo "error: ENGINE is postgres, mariadb or redis, not $ENGINE" >&2; exit 2 ;;
 esac
 : "${CARGO_TARGET_DIR:=$PWD/target}"
 export CARGO_TARGET_DIR
@@ -43,7 +44,8 @@ say "What the cluster decided, and why"
 
 say "The cluster is left running"
 "$trine" endpoints --dir "$DIR"
-case "$ENGINE" in postgres) client="psql '$writer'" ;; redis) client="redis-cli -u '$writer'" ;; esac
+case "$ENGINE" in postgres) client="psql '$writer'" ;; redis) client="redis-cli -u '$writer'" ;;
+    mariadb) client="mariadb --skip-ssl-verify-server-cert -h ... (see the endpoints above)" ;; esac
 cat <<TEXT
 
   $client

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs from the distribution what is missing, after saying what that is. Usage: install.sh postgres|redis|tests|bench …
+# Installs from the distribution what is missing, after saying what that is.
+# Usage: install.sh postgres|mariadb|redis|tests|bench …
 set -euo pipefail
 
 say() { printf '==> %s\n' "$*"; }
@@ -32,6 +33,7 @@ package() {
         util)      apt=util-linux dnf=util-linux   apk=util-linux pacman=util-linux ;;
         ext4)      apt=e2fsprogs  dnf=e2fsprogs    apk=e2fsprogs  pacman=e2fsprogs ;;
         redis)     apt=redis-server dnf=redis      apk=redis      pacman=redis ;;
+        mariadb)   apt="mariadb-server mariadb-client mariadb-backup" dnf="mariadb-server mariadb mariadb-backup" apk="mariadb mariadb-client mariadb-backup" pacman=mariadb ;;
         fuse)      apt=fuse3      dnf=fuse3        apk=fuse3      pacman=fuse3 ;;
         sqlite)    apt=sqlite3    dnf=sqlite       apk=sqlite     pacman=sqlite ;;
         python)    apt=python3    dnf=python3      apk=python3    pacman=python ;;
@@ -50,14 +52,19 @@ postgres=
 need() { missing+=("$(package "$1")"); }
 for what in "$@"; do
     have cc || need cc
-    if [ "$what" != redis ]; then
+    case "$what" in mariadb|tests|bench)
+        for program in mariadbd mariadb mariadb-install-db mariadb-binlog mariadb-backup mbstream; do
+            have "$program" || { need mariadb; break; }
+        done ;;
+    esac
+    if [ "$what" != redis ] && [ "$what" != mariadb ]; then
         postgres=1
         for program in postgres initdb pg_basebackup pg_rewind psql; do
             have_postgres "$program" || { need postgres; break; }
         done
     fi
     case "$what" in
-        postgres) ;;
+        postgres|mariadb) ;;
         redis|tests|bench)
             have redis-server || need redis
             # Only root mounts a volume without it.
@@ -79,7 +86,7 @@ for what in "$@"; do
             fi
             if [ "$what" = bench ]; then have haproxy || need haproxy; fi
             ;;
-        *) die "install.sh knows postgres, redis, tests and bench, not $what" ;;
+        *) die "install.sh knows postgres, mariadb, redis, tests and bench, not $what" ;;
     esac
 done
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi

@@ -207,7 +207,8 @@ pub(crate) fn status(node: &Node) -> Status {
         shown.writable = leads && writable;
         let position = digest.accounts.get(&member.name).and_then(|a| a.report.position);
         shown.lag_bytes = match (position, end) {
-            (Some(p), Some(end)) if p.epoch == end.epoch => Some(end.offset.saturating_sub(p.offset)),
+            // MariaDB counts transactions.
+            (Some(p), Some(end)) if p.epoch == end.epoch && node.engine.kind() != "mariadb" => Some(end.offset.saturating_sub(p.offset)),
             _ => None,
         };
         if leads {
