@@ -15,6 +15,7 @@ pub mod checks;
 pub mod cluster;
 pub mod disks;
 pub mod docker;
+pub mod dsn;
 pub mod ledger;
 pub mod namespace;
 pub mod postgres;

@@ -94,6 +94,14 @@ impl Namespace {
         c
     }
 
+    /// Runs the future that this makes, in this network.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn block_on<T: Send + 'static>(&self, what: impl AsyncFnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        self.enter(move || tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(what()))
+    }
+
     /// Runs something of this process itself in this network, in a thread of its own.
     ///
     /// # Errors

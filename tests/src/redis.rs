@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use crate::dsn;
 use crate::ledger::{Ack, Report};
 use crate::wait::now_ns;
 use crate::writer::{Live, WriterOptions};
@@ -59,15 +60,7 @@ impl Session {
     /// # Errors
     /// None does; the last error.
     pub async fn connect(dsn: &str, within: Duration) -> Result<Self> {
-        let mut last = anyhow::anyhow!("no address in the DSN");
-        for uri in dsn.split(',') {
-            match timeout(within, Self::one(uri)).await {
-                Ok(Ok(session)) => return Ok(session),
-                Ok(Err(e)) => last = e,
-                Err(e) => last = e.into(),
-            }
-        }
-        Err(last)
+        dsn::first(dsn, within, Self::one).await
     }
 
     async fn one(uri: &str) -> Result<Self> {

@@ -93,6 +93,19 @@ impl Cluster {
         Ok(hosts.iter().map(|h| format!("{before}@{h}{path}")).collect::<Vec<_>>().join(","))
     }
 
+    /// Runs the future of a client, in the clients' network. It is given the writer endpoints of all nodes.
+    ///
+    /// # Errors
+    /// No node knows the endpoints, or the client's.
+    pub fn as_client<T: Send + 'static>(
+        &self,
+        what: impl AsyncFnOnce(String) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
+        let dsn = self.writer_at(&names)?;
+        self.client_namespace().block_on(async move || what(dsn).await)
+    }
+
     /// The events so far, as JSON.
     ///
     /// # Errors

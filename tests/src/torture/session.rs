@@ -5,6 +5,7 @@ mod postgres;
 mod redis;
 mod sqlite;
 
+use anyhow::{Result, bail, ensure};
 use futures::future::BoxFuture;
 
 pub use firebird::Firebird;
@@ -91,5 +92,43 @@ pub trait Session: Send + Sync {
     /// Has the database put its files in order, if that is something that a client can ask for. What comes of it is nobody's concern.
     fn tidy(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
+    }
+}
+
+/// The list, of rows that have a place and a value each, in order.
+fn list_of<'a>(rows: impl IntoIterator<Item = &'a [Option<u64>]>) -> Result<Vec<u64>> {
+    let mut list = Vec::new();
+    for row in rows {
+        let [Some(pos), Some(value)] = row else { bail!("a row of the list: {row:?}") };
+        ensure!(usize::try_from(*pos)? == list.len() + 1, "the list has a gap before {pos}");
+        list.push(*value);
+    }
+    Ok(list)
+}
+
+/// Where a database has tables as others have them: the list, its length and last value as a row beside it, and the registers.
+fn tables(registers: u32) -> Vec<String> {
+    let mut statements = [
+        "create table torture_list (pos bigint primary key, val bigint not null)",
+        "create table torture_end (length bigint not null, last_val bigint)",
+        "create table torture_registers (name int primary key, val bigint)",
+        "insert into torture_end values (0, null)",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    statements.extend((0..registers).map(|key| format!("insert into torture_registers values ({key}, null)")));
+    statements
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_with_a_gap_is_none() {
+        let list = |rows: &[[Option<u64>; 2]]| list_of(rows.iter().map(<[_; 2]>::as_slice));
+        assert_eq!(list(&[[Some(1), Some(7)], [Some(2), Some(5)]]).unwrap(), [7, 5]);
+        assert!(list(&[[Some(1), Some(7)], [Some(3), Some(5)]]).is_err());
+        assert!(list(&[[Some(1), None]]).is_err());
     }
 }

@@ -121,14 +121,7 @@ impl Drop for Workload {
 /// # Errors
 /// It can't be read, or is not as a list is.
 pub fn read_list(cluster: &Cluster, engine: Engine) -> Result<(u64, Vec<u64>)> {
-    let names: Vec<&str> = cluster.nodes().iter().map(|n| n.name.as_str()).collect();
-    let dsn = cluster.writer_at(&names)?;
-    let asked = now_ns();
-    let list = cluster.client_namespace().enter(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(engine.list(&dsn))
-    });
-    Ok((asked, list.context("reading the list")?))
+    cluster.as_client(async move |dsn| Ok((now_ns(), engine.list(&dsn).await?))).context("reading the list")
 }
 
 /// One client: its own values, its own session.

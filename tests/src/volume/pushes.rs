@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::time::{sleep, timeout};
 
+use crate::dsn;
 use crate::namespace::Namespace;
 use crate::redis::{Answer, Session};
 use crate::wait::{now_ns, wait_until};
@@ -163,9 +164,7 @@ fn value(number: u64) -> String {
 }
 
 async fn client(how: &Pushing, nth: usize, numbers: &Numbers, told: &Mutex<Told>, stop: &AtomicBool) {
-    // Each begins with another endpoint.
-    let uris: Vec<&str> = how.dsn.split(',').collect();
-    let dsn = [&uris[nth % uris.len()..], &uris[..nth % uris.len()]].concat().join(",");
+    let dsn = dsn::beginning_with(&how.dsn, nth);
     let mut session = None;
     while !stop.load(Ordering::Relaxed) {
         let mut open: Session = match session.take() {
@@ -230,12 +229,9 @@ fn failed(told: &mut Told, what: &str, e: &anyhow::Error) {
 /// What is lost, moved, doubled or strange.
 pub fn nothing_lost(network: &Namespace, dsn: &str, all: &[&Pushes]) -> Result<()> {
     let dsn = dsn.to_owned();
-    let list = network.enter(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let mut session = Session::connect(&dsn, Duration::from_secs(5)).await?;
-            timeout(Duration::from_secs(20), session.ask(&["LRANGE", LIST, "0", "-1"])).await?
-        })
+    let list = network.block_on(async move || {
+        let mut session = Session::connect(&dsn, Duration::from_secs(5)).await?;
+        timeout(Duration::from_secs(20), session.ask(&["LRANGE", LIST, "0", "-1"])).await?
     })?;
     let Answer::List(list) = list else { bail!("LRANGE answered {list:?}") };
     let mut there = Vec::with_capacity(list.len());

@@ -12,8 +12,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
-use super::{Failure, Question, Reply, Session};
+use super::{Failure, Question, Reply, Session, list_of, tables};
 use crate::cluster::Cluster;
+use crate::dsn;
 
 /// After each question.
 const MARK: &str = "THE_END";
@@ -35,27 +36,14 @@ impl Firebird {
     /// # Errors
     /// They can't be made, or what is acknowledged would not be on the disk.
     pub fn prepare(cluster: &Cluster, registers: u32) -> Result<()> {
-        let names: Vec<&str> = cluster.nodes().iter().map(|n| n.name.as_str()).collect();
-        let dsn = cluster.writer_at(&names)?;
-        cluster.client_namespace().enter(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let mut session = Self::open(&dsn, Duration::from_secs(10)).await?;
-                let forced = session.rows("select mon$forced_writes from mon$database").await?;
-                ensure!(forced == [[Some(1)]], "the preset's database has its forced writes off: {forced:?}");
-                for table in [
-                    "torture_list (pos bigint primary key, val bigint not null)",
-                    "torture_end (length bigint not null, last_val bigint)",
-                    "torture_registers (name int primary key, val bigint)",
-                ] {
-                    session.rows(&format!("create table {table}")).await?;
-                }
-                session.rows("insert into torture_end values (0, null)").await?;
-                for key in 0..registers {
-                    session.rows(&format!("insert into torture_registers values ({key}, null)")).await?;
-                }
-                Ok(())
-            })
+        cluster.as_client(async move |dsn| {
+            let mut session = Self::open(&dsn, Duration::from_secs(10)).await?;
+            let forced = session.rows("select mon$forced_writes from mon$database").await?;
+            ensure!(forced == [[Some(1)]], "the preset's database has its forced writes off: {forced:?}");
+            for statement in tables(registers) {
+                session.rows(&statement).await?;
+            }
+            Ok(())
         })
     }
 
@@ -64,16 +52,11 @@ impl Firebird {
     /// # Errors
     /// None does: each is tried for so long.
     pub async fn open(dsn: &str, each: Duration) -> Result<Self> {
-        let mut last = anyhow::anyhow!("no address in the DSN");
-        for uri in dsn.split(',') {
-            match timeout(each, Self::one(uri)).await {
-                Ok(Ok(session)) => return Ok(session),
-                Ok(Err(e)) => last = e,
-                Err(e) => last = e.into(),
-            }
+        let opened = dsn::first(dsn, each, Self::one).await;
+        if opened.is_err() {
+            sleep(BETWEEN_TRIES).await;
         }
-        sleep(BETWEEN_TRIES).await;
-        Err(last)
+        opened
     }
 
     async fn one(uri: &str) -> Result<Self> {
@@ -106,13 +89,8 @@ impl Firebird {
     pub async fn list(dsn: &str) -> Result<Vec<u64>> {
         let mut session = Self::open(dsn, Duration::from_secs(10)).await?;
         let all = session.rows("select pos, val from torture_list order by pos");
-        let mut list = Vec::new();
-        for row in timeout(Duration::from_secs(60), all).await?? {
-            let [Some(pos), Some(value)] = row.as_slice() else { bail!("a row of the list: {row:?}") };
-            ensure!(usize::try_from(*pos)? == list.len() + 1, "the list has a gap before {pos}");
-            list.push(*value);
-        }
-        Ok(list)
+        let rows = timeout(Duration::from_secs(60), all).await??;
+        list_of(rows.iter().map(Vec::as_slice))
     }
 
     async fn send(&mut self, text: &str) -> Result<()> {

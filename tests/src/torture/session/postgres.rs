@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::{Failure, Question, Reply, Session};
+use super::{Failure, Question, Reply, Session, list_of};
 use crate::checks;
 use crate::cluster::Cluster;
 use crate::writer;
@@ -75,13 +75,10 @@ impl Postgres {
         anyhow::ensure!(double.is_empty(), "rows of one epoch were written by two nodes: {double:?}");
         let rows =
             timeout(Duration::from_secs(60), client.query("select pos, value from torture_list order by pos", &[]));
-        let mut list = Vec::new();
-        for row in rows.await.context("no answer in time")?? {
-            let (pos, value): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-            anyhow::ensure!(usize::try_from(pos)? == list.len() + 1, "the list has a gap before {pos}");
-            list.push(u64::try_from(value)?);
-        }
-        Ok(list)
+        let rows = rows.await.context("no answer in time")??;
+        let numbers = rows.iter().map(|row| Ok([number(row.try_get(0)?), number(row.try_get(1)?)]));
+        let numbers: Vec<_> = numbers.collect::<Result<_>>()?;
+        list_of(numbers.iter().map(<[_; 2]>::as_slice))
     }
 
     async fn one(&self, statement: &Statement, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, Failure> {

@@ -10,8 +10,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Failure, Question, Reply, Session};
+use super::{Failure, Question, Reply, Session, list_of};
 use crate::cluster::Cluster;
+use crate::dsn;
 
 /// More than any answer here has.
 const LONGEST: usize = 64 << 20;
@@ -29,19 +30,14 @@ impl Sqlite {
     /// # Errors
     /// They can't be made.
     pub fn prepare(cluster: &Cluster, registers: u32) -> Result<()> {
-        let names: Vec<&str> = cluster.nodes().iter().map(|n| n.name.as_str()).collect();
-        let dsn = cluster.writer_at(&names)?;
-        cluster.client_namespace().enter(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let mut session = Self::open(&dsn, Duration::from_secs(10)).await?;
-                session.rows("create table list (pos integer primary key, value integer not null)").await?;
-                session.rows("create table registers (key integer primary key, value integer)").await?;
-                for key in 0..registers {
-                    session.rows(&format!("insert into registers (key) values ({key})")).await?;
-                }
-                Ok(())
-            })
+        cluster.as_client(async move |dsn| {
+            let mut session = Self::open(&dsn, Duration::from_secs(10)).await?;
+            session.rows("create table list (pos integer primary key, value integer not null)").await?;
+            session.rows("create table registers (key integer primary key, value integer)").await?;
+            for key in 0..registers {
+                session.rows(&format!("insert into registers (key) values ({key})")).await?;
+            }
+            Ok(())
         })
     }
 
@@ -50,15 +46,7 @@ impl Sqlite {
     /// # Errors
     /// None does: each is tried for so long.
     pub async fn open(dsn: &str, each: Duration) -> Result<Self> {
-        let mut last = anyhow::anyhow!("no address in the DSN");
-        for uri in dsn.split(',') {
-            match timeout(each, Self::one(uri)).await {
-                Ok(Ok(session)) => return Ok(session),
-                Ok(Err(e)) => last = e,
-                Err(e) => last = e.into(),
-            }
-        }
-        Err(last)
+        dsn::first(dsn, each, Self::one).await
     }
 
     async fn one(uri: &str) -> Result<Self> {
@@ -79,13 +67,7 @@ impl Sqlite {
     pub async fn list(dsn: &str) -> Result<Vec<u64>> {
         let mut session = Self::open(dsn, Duration::from_secs(10)).await?;
         let rows = timeout(Duration::from_secs(60), session.rows("select pos, value from list order by pos")).await??;
-        let mut list = Vec::new();
-        for row in rows {
-            let [Some(pos), Some(value)] = row.as_slice() else { bail!("a row of the list: {row:?}") };
-            ensure!(usize::try_from(*pos)? == list.len() + 1, "the list has a gap before {pos}");
-            list.push(*value);
-        }
-        Ok(list)
+        list_of(rows.iter().map(Vec::as_slice))
     }
 
     /// One statement, and its rows of numbers.
