@@ -17,6 +17,7 @@ pub mod disks;
 pub mod docker;
 pub mod dsn;
 pub mod ledger;
+pub mod mariadb;
 pub mod namespace;
 pub mod postgres;
 pub mod process;

@@ -67,6 +67,15 @@ fn sqlite_on_a_volume_loses_nothing() {
 }
 
 #[test]
+fn mariadb_on_a_volume_loses_nothing() {
+    if !on_path("mariadbd") {
+        eprintln!("NOT TRIED: there is no MariaDB here (package mariadb-server)");
+        return;
+    }
+    torture(Engine::MariadbVolume, 108, 8, 7);
+}
+
+#[test]
 fn sqlite_in_containers_loses_nothing() {
     if let Err(e) = Docker::ready() {
         eprintln!("NOT TRIED: {e:#}");

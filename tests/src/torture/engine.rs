@@ -8,12 +8,13 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::kind::{Kind, Role};
-use super::session::{Failure, Firebird, Postgres, Redis, Session, Sqlite};
+use super::session::{Failure, Firebird, Mariadb, Postgres, Redis, Session, Sqlite};
 use super::verify;
 use crate::checks;
 use crate::cluster::{Cluster, Options};
 use crate::disks::DiskKind;
 use crate::docker::{self, Docker};
+use crate::mariadb;
 use crate::namespace;
 
 /// What is tortured.
@@ -33,6 +34,8 @@ pub enum Engine {
     Sqlite,
     /// The same server in a container of Docker.
     SqliteDocker,
+    /// MariaDB on a replicated volume.
+    MariadbVolume,
 }
 
 /// The image knows no user by name.
@@ -49,6 +52,7 @@ impl Engine {
             Self::Firebird => "firebird",
             Self::Sqlite => "sqlite",
             Self::SqliteDocker => "sqlite-docker",
+            Self::MariadbVolume => "mariadb-volume",
         }
     }
 
@@ -62,6 +66,7 @@ impl Engine {
         match self {
             Self::Postgres => Ok(options),
             Self::Redis | Self::Firebird | Self::Sqlite => Ok(options.volume(self.name())),
+            Self::MariadbVolume => Ok(options.volume("mariadb")),
             Self::RedisDocker => {
                 let options = options.volume("redis").set(NUMBERS);
                 Ok(options.in_container(Docker::ready()?, docker::REDIS, "{run}/redis.sock"))
@@ -107,6 +112,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Ok(()),
             Self::Firebird => Firebird::prepare(cluster, registers),
             Self::Sqlite | Self::SqliteDocker => Sqlite::prepare(cluster, registers),
+            Self::MariadbVolume => Mariadb::prepare(cluster, registers),
         }
     }
 
@@ -120,6 +126,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Firebird => Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Sqlite | Self::SqliteDocker => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::MariadbVolume => Mariadb::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
         }
         .map_err(|e| Failure::of_connecting(&e))
     }
@@ -134,6 +141,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Redis::list(dsn).await,
             Self::Firebird => Firebird::list(dsn).await,
             Self::Sqlite | Self::SqliteDocker => Sqlite::list(dsn).await,
+            Self::MariadbVolume => Mariadb::list(dsn).await,
         }
     }
 
@@ -148,6 +156,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => verify::each_copy(cluster, verify::redis),
             Self::Firebird => verify::each_copy(cluster, verify::firebird),
             Self::Sqlite | Self::SqliteDocker => verify::each_copy(cluster, verify::sqlite),
+            Self::MariadbVolume => verify::each_copy(cluster, verify::mariadb),
         }
     }
 
@@ -166,6 +175,7 @@ impl Engine {
             Self::Sqlite | Self::SqliteDocker => {
                 format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default())
             }
+            Self::MariadbVolume => mariadb::version(),
             Self::Redis | Self::RedisDocker => {
                 run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned()
             }

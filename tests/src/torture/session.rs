@@ -1,6 +1,7 @@
 //! What a client asks of a database, whichever it is, and what it is told.
 
 mod firebird;
+mod mariadb;
 mod postgres;
 mod redis;
 mod sqlite;
@@ -9,6 +10,7 @@ use anyhow::{Result, bail, ensure};
 use futures::future::BoxFuture;
 
 pub use firebird::Firebird;
+pub use mariadb::Mariadb;
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use sqlite::Sqlite;
@@ -76,7 +78,8 @@ impl Failure {
     /// No session was opened.
     #[must_use]
     pub fn of_connecting(e: &anyhow::Error) -> Self {
-        let code = || e.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code()).map(|c| c.code().to_owned());
+        let postgres = || e.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code()).map(|c| c.code().to_owned());
+        let code = || postgres().or_else(|| crate::mariadb::code(e).map(|code| code.to_string()));
         Self::unknown(match () {
             () if e.is::<tokio::time::error::Elapsed>() => "timeout".to_owned(),
             () => code().unwrap_or_else(|| "connection".to_owned()),

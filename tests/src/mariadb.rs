@@ -1,0 +1,70 @@
+//! MariaDB as tests see it: a client of its endpoints, and a superuser's look into one node's database, past every endpoint.
+
+mod alone;
+mod local;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use mysql_async::prelude::{FromRow, Queryable as _};
+use mysql_async::{Conn, Error, Opts, OptsBuilder};
+
+pub use alone::{Alone, version};
+pub use local::Local;
+
+use crate::dsn;
+
+/// What of a database is not its users'.
+const OWN_SCHEMAS: &str = "('mysql', 'information_schema', 'performance_schema', 'sys')";
+
+/// Is it a DSN of MariaDB? One URI, or several with commas between.
+#[must_use]
+pub fn is_mariadb(dsn: &str) -> bool {
+    dsn.starts_with("mysql://")
+}
+
+/// A client's settings, whatever it connects to.
+fn settings(opts: Opts) -> OptsBuilder {
+    // Given, it need not ask the server for them first.
+    let known = OptsBuilder::from_opts(opts).max_allowed_packet(Some(16 << 20)).wait_timeout(Some(28800));
+    // Or else it asks a server on the same machine for its socket, and goes on by that: past the endpoint.
+    // A row that is overwritten with what is in it already was found, too.
+    known.prefer_socket(false).tcp_nodelay(true).client_found_rows(true)
+}
+
+/// A session at the first address that gives one; each is tried for so long.
+///
+/// # Errors
+/// None does; the last error.
+pub async fn connect(dsn: &str, each: Duration) -> Result<Conn> {
+    let one = async |uri: String| Ok(Conn::new(settings(Opts::from_url(&uri).context("a URI of MariaDB")?)).await?);
+    dsn::first(dsn, each, |uri| one(uri.to_owned())).await
+}
+
+/// The rows of a statement without parameters.
+///
+/// # Errors
+/// The connection breaks, or the database refuses.
+pub async fn rows<T: FromRow + Send + 'static>(conn: &mut Conn, sql: &str) -> Result<Vec<T>> {
+    conn.query(sql).await.with_context(|| sql.to_owned())
+}
+
+/// The number of the database's error, if it was the database that said it.
+#[must_use]
+pub fn code(e: &anyhow::Error) -> Option<u16> {
+    match e.downcast_ref() {
+        Some(Error::Server(e)) => Some(e.code),
+        _ => None,
+    }
+}
+
+/// What it is counted under.
+#[must_use]
+pub fn kind(e: &anyhow::Error) -> String {
+    match e.downcast_ref() {
+        Some(Error::Server(e)) => e.code.to_string(),
+        Some(Error::Io(_) | Error::Driver(_)) => "connection".to_owned(),
+        _ if e.is::<tokio::time::error::Elapsed>() => "timeout".to_owned(),
+        _ => format!("{e:#}"),
+    }
+}
