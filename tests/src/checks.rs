@@ -10,6 +10,7 @@ use crate::cluster::{Cluster, client_binary};
 use crate::ledger::{Report, violations};
 use crate::sql::Sql;
 use crate::wait::wait_until;
+use crate::writer;
 
 /// The database that clients use.
 const DATABASE: &str = "app";
@@ -46,15 +47,15 @@ pub fn select_in(
 pub fn nothing_lost(cluster: &Cluster, reports: &[Report]) -> Result<()> {
     let wrong = violations(reports);
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let dsn = cluster.endpoints()?.writer;
+    let dsn = cluster.writers()?;
     let tables: BTreeSet<&str> = reports.iter().map(|r| r.table.as_str()).collect();
     let mut writers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for table in tables {
-        let rows = select(cluster, &dsn, &format!("select id, node, epoch from {table}"), Duration::from_secs(20))?;
+        let rows = select(cluster, &dsn, &writer::rows_sql(&dsn, table), Duration::from_secs(20))?;
         let mut have = BTreeSet::new();
         for row in rows {
             let [Some(id), Some(node), Some(epoch)] = row.as_slice() else { bail!("a row of {table}: {row:?}") };
-            have.insert(id.parse::<i64>()?);
+            ensure!(have.insert(id.parse::<i64>()?), "row {id} of {table} is there twice");
             writers.entry(epoch.clone()).or_default().insert(node.clone());
         }
         let acked: BTreeSet<i64> = reports.iter().filter(|r| r.table == table).flat_map(Report::acked_ids).collect();

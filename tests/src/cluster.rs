@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 pub use nodes::Node;
-pub use options::{Form, Options, client_binary, test_root, trine_binary};
+pub use options::{Database, Form, Options, client_binary, test_root, trine_binary};
 
 use crate::disks::OwnDisk;
 use crate::docker::Docker;
@@ -38,8 +38,7 @@ enum Network {
 #[derive(Debug)]
 pub struct Cluster {
     form: Form,
-    /// Its database is on a replicated volume: only the primary runs one.
-    volume: bool,
+    runs: Database,
     dir: PathBuf,
     trine: PathBuf,
     nodes: Vec<Node>,
@@ -121,7 +120,7 @@ impl Cluster {
         };
         let mut cluster = Self {
             form: options.form,
-            volume: options.volume.is_some(),
+            runs: options.database,
             dir,
             trine,
             nodes,
@@ -191,7 +190,13 @@ impl Cluster {
     /// Its database is on a replicated volume: only the primary runs one.
     #[must_use]
     pub fn is_on_volume(&self) -> bool {
-        self.volume
+        matches!(self.runs, Database::Volume(_))
+    }
+
+    /// What it runs.
+    #[must_use]
+    pub fn runs(&self) -> Database {
+        self.runs
     }
 
     /// Its nodes.

@@ -1,13 +1,14 @@
 //! MariaDB as tests see it: a client of its endpoints, and a superuser's look into one node's database, past every endpoint.
 
 mod alone;
+pub mod copies;
 mod local;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use mysql_async::prelude::{FromRow, Queryable as _};
-use mysql_async::{Conn, Error, Opts, OptsBuilder};
+use mysql_async::{Conn, Error, Opts, OptsBuilder, Row, from_value_opt};
 
 pub use alone::{Alone, version};
 pub use local::Local;
@@ -47,6 +48,16 @@ pub async fn connect(dsn: &str, each: Duration) -> Result<Conn> {
 /// The connection breaks, or the database refuses.
 pub async fn rows<T: FromRow + Send + 'static>(conn: &mut Conn, sql: &str) -> Result<Vec<T>> {
     conn.query(sql).await.with_context(|| sql.to_owned())
+}
+
+/// As [`rows`], whatever is in them, as text.
+///
+/// # Errors
+/// The connection breaks, or the database refuses.
+pub async fn text_rows(conn: &mut Conn, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    let text = |row: Row| row.unwrap().into_iter().map(from_value_opt::<Option<String>>).collect();
+    let found: Result<_, _> = rows(conn, sql).await?.into_iter().map(text).collect();
+    found.with_context(|| format!("a value that is no text: {sql}"))
 }
 
 /// The number of the database's error, if it was the database that said it.

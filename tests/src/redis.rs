@@ -4,18 +4,16 @@
 //! the counter must be at least the number of acknowledged writes, and at most that and the unanswered ones.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
 
 use crate::dsn;
-use crate::ledger::{Ack, Report};
-use crate::wait::now_ns;
-use crate::writer::{Live, WriterOptions};
+use crate::ledger::Report;
+use crate::writer::{self, Answered, Link, Live, WriterOptions};
 
 /// More than any answer here has.
 const LONGEST: usize = 64 << 20;
@@ -43,6 +41,13 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Session {
     stream: BufReader<TcpStream>,
+}
+
+/// A session of a writer's client.
+pub(crate) struct Client {
+    session: Session,
+    table: String,
+    client: usize,
 }
 
 /// The user (unless it is the default one), the password, and the address of one URI.
@@ -150,18 +155,7 @@ fn counter(table: &str) -> String {
 /// # Errors
 /// It could not be done in time; the last error.
 pub async fn prepare(options: &WriterOptions, within: Duration) -> Result<()> {
-    let deadline = now_ns() + u64::try_from(within.as_nanos())?;
-    loop {
-        let attempt = async {
-            let mut session = Session::connect(&options.dsn, Duration::from_secs(5)).await?;
-            timeout(Duration::from_secs(5), session.ask(&["DEL", &options.table, &counter(&options.table)])).await?
-        };
-        match attempt.await {
-            Ok(_) => return Ok(()),
-            Err(e) if now_ns() > deadline => return Err(e.context("writing through the endpoint")),
-            Err(_) => sleep(Duration::from_millis(50)).await,
-        }
-    }
+    writer::prepare(options, within).await
 }
 
 /// Which ids are there, and the counter.
@@ -183,68 +177,38 @@ pub async fn written(dsn: &str, table: &str) -> Result<(BTreeSet<i64>, u64)> {
     Ok((ids, count))
 }
 
-/// Runs the clients until [`Live::stop`], and gives what they saw. They reconnect for ever.
+/// Runs the clients until [`Live::stop`], and gives what they saw.
 pub async fn run(options: WriterOptions, live: Arc<Live>) -> Report {
-    let report = Arc::new(Mutex::new(Report { table: options.table.clone(), start_ns: now_ns(), ..Report::default() }));
-    let clients: Vec<_> = (0..options.clients)
-        .map(|n| tokio::spawn(client(options.clone(), n, Arc::clone(&live), Arc::clone(&report))))
-        .collect();
-    for c in clients {
-        if let Err(e) = c.await {
-            *report.lock().unwrap().errors.entry(format!("the client itself failed: {e}")).or_default() += 1;
-        }
-    }
-    let mut report = std::mem::take(&mut *report.lock().unwrap());
-    report.end_ns = now_ns();
-    report
+    writer::run(options, live).await
 }
 
-async fn client(options: WriterOptions, number: usize, live: Arc<Live>, report: Arc<Mutex<Report>>) {
-    let step = i64::try_from(options.clients).unwrap_or(1);
-    let mut id = options.first_id + i64::try_from(number).unwrap_or(0);
-    let connect = Duration::from_millis(options.connect_timeout_ms);
-    let answer = Duration::from_millis(options.answer_timeout_ms);
-    let failed = |e: &anyhow::Error, what: &str| {
+impl Link for Client {
+    async fn prepare(options: &WriterOptions) -> Result<()> {
+        let mut session = Session::connect(&options.dsn, Duration::from_secs(5)).await?;
+        session.ask(&["DEL", &options.table, &counter(&options.table)]).await.map(drop)
+    }
+
+    async fn open(options: &WriterOptions, client: usize) -> Result<Self> {
+        let session = Session::connect(&options.dsn, Duration::from_millis(options.connect_timeout_ms)).await?;
+        Ok(Self { session, table: options.table.clone(), client })
+    }
+
+    async fn write(&mut self, id: i64) -> Result<Answered> {
+        self.session.write(&self.table, id, self.client).await.map(|()| Answered::default())
+    }
+
+    async fn read(&mut self) -> Result<Answered> {
+        self.session.ask(&["GET", &counter(&self.table)]).await.map(|_| Answered::default())
+    }
+
+    fn kind(e: &anyhow::Error) -> String {
         // Redis's first word says what it is: READONLY, LOADING, …
         let kind = if e.is::<tokio::time::error::Elapsed>() { "timeout".to_owned() } else { e.to_string() };
-        let kind = kind.split_whitespace().next().unwrap_or_default().to_owned();
-        *report.lock().unwrap().errors.entry(format!("{what}: {kind}")).or_default() += 1;
-    };
-    let mut session: Option<Session> = None;
-    while !live.stopped() {
-        let mut open = match session.take() {
-            Some(s) => s,
-            None => match Session::connect(&options.dsn, connect).await {
-                Ok(s) => s,
-                Err(e) => {
-                    failed(&e, "connect");
-                    sleep(Duration::from_millis(5)).await;
-                    continue;
-                }
-            },
-        };
-        let sent_ns = now_ns();
-        live.sends(id);
-        let done = timeout(answer, open.write(&options.table, id, number)).await.unwrap_or_else(|e| Err(e.into()));
-        match done {
-            Ok(()) => {
-                let acked_ns = now_ns();
-                let ack = Ack { id, sent_ns, acked_ns, node: String::new(), epoch: 0 };
-                report.lock().unwrap().acks.push(ack);
-                live.acknowledged(acked_ns);
-                session = Some(open);
-            }
-            Err(e) => {
-                report.lock().unwrap().unknown.push(id);
-                live.unanswered();
-                failed(&e, "write");
-            }
-        }
-        id += step;
-        let rest = Duration::from_millis(options.pace_ms).saturating_sub(Duration::from_nanos(now_ns() - sent_ns));
-        if session.is_some() && !rest.is_zero() {
-            sleep(rest).await;
-        }
+        kind.split_whitespace().next().unwrap_or_default().to_owned()
+    }
+
+    fn code(_: &anyhow::Error) -> Option<String> {
+        None
     }
 }
 

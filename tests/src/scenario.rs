@@ -14,11 +14,12 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::checks;
-use crate::cluster::{Cluster, Options, client_binary};
+use crate::cluster::{Cluster, Database, Options, client_binary};
 use crate::ledger::Report;
 use crate::namespace::{self, Namespace};
 use crate::wait::{wait_for, wait_until};
 use crate::writer::{Progress, WriterOptions};
+use crate::{mariadb, volume};
 
 /// Until a writer gets through after a fault. No promise of speed: only so that a test ends.
 const THROUGH_WITHIN: Duration = Duration::from_secs(40);
@@ -135,7 +136,7 @@ impl Scenario {
     /// # Errors
     /// It does not get through.
     pub fn writer(&self) -> Result<Rc<Writer>> {
-        self.writer_with(WriterOptions { dsn: self.cluster.endpoints()?.writer, ..WriterOptions::default() })
+        self.writer_with(WriterOptions { dsn: self.cluster.writers()?, ..WriterOptions::default() })
     }
 
     /// A writer with other options. Its ids are its own, whatever its options say.
@@ -167,10 +168,13 @@ impl Scenario {
         }
         let reports: Vec<Report> = writers.iter().map(|w| w.stop()).collect::<Result<_>>()?;
         checks::nothing_lost(&self.cluster, &reports)?;
-        if self.cluster.is_on_volume() {
-            crate::volume::copies::identical(&self.cluster)?;
-        } else {
-            checks::copies_identical(&self.cluster)?;
+        match self.cluster.runs() {
+            Database::Postgres => checks::copies_identical(&self.cluster)?,
+            Database::Mariadb => {
+                mariadb::copies::identical(&self.cluster)?;
+                mariadb::copies::hold(&self.cluster, &reports)?;
+            }
+            Database::Volume(_) => drop(volume::copies::identical(&self.cluster)?),
         }
         Ok(reports)
     }

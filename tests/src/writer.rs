@@ -1,18 +1,25 @@
-//! Clients that write through an endpoint for as long as they are wanted, and log what they were told.
+//! Clients that write through an endpoint for as long as they are wanted, and log what they were told, whichever database it is.
 
-use std::future::poll_fn;
+mod link;
+mod mariadb;
+mod postgres;
+
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::config::Host;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
+
+pub use link::{Answered, Link};
+use mariadb::Mariadb;
+use postgres::Postgres;
+pub use postgres::connect;
 
 use crate::ledger::{Ack, Ended, Report};
 use crate::wait::now_ns;
+use crate::{mariadb as mariadb_client, redis};
 
 /// What is written, and how.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -122,84 +129,6 @@ impl Live {
     }
 }
 
-/// The table that every writer uses. Node and epoch are filled in by the primary itself, so each row says who wrote it.
-fn table_sql(table: &str) -> String {
-    format!(
-        "create table if not exists {table} (id bigint primary key, client int not null, \
-         at timestamptz not null default clock_timestamp(), node text not null default current_setting('cluster_name'), \
-         epoch text not null default substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))"
-    )
-}
-
-/// A session, and whether it has been told that a commit was not replicated.
-struct Session {
-    client: Client,
-    insert: Statement,
-    read: Option<Statement>,
-    not_replicated: Arc<AtomicBool>,
-}
-
-/// PostgreSQL's words, in every version since 9.1, when it stops waiting for a standby and answers OK all the same.
-const NOT_REPLICATED: &str = "canceling wait for synchronous replication";
-
-/// The hosts of a DSN, each as a configuration of its own.
-fn hosts(dsn: &str) -> Result<Vec<Config>> {
-    let all: Config = dsn.parse().context("the DSN")?;
-    let ports = all.get_ports();
-    let of_each = all.get_hosts().iter().enumerate().map(|(n, host)| {
-        let mut one = Config::new();
-        match host {
-            Host::Tcp(name) => one.host(name),
-            Host::Unix(path) => one.host_path(path),
-        };
-        one.port(ports.get(n).or(ports.first()).copied().unwrap_or(5432));
-        one.user(all.get_user().unwrap_or("postgres")).dbname(all.get_dbname().unwrap_or("postgres"));
-        if let Some(password) = all.get_password() {
-            one.password(password);
-        }
-        // A node that is cut off answers nothing at all: without these a client sits on its half of a connection for hours.
-        one.connect_timeout(Duration::from_secs(1)).tcp_user_timeout(Duration::from_secs(2));
-        one.keepalives_idle(Duration::from_secs(1)).keepalives_interval(Duration::from_secs(1)).keepalives_retries(2);
-        one
-    });
-    Ok(of_each.collect())
-}
-
-/// Connects to the first host that takes a session within `each`, as libpq does: also a host that only *accepts* the
-/// connection (because its agent is frozen, say) is left for the next one. Logs warnings that make an OK worthless.
-///
-/// # Errors
-/// No host of the DSN took a session; the last one's error.
-pub async fn connect(dsn: &str, each: Duration) -> Result<(Client, Arc<AtomicBool>)> {
-    let mut last = anyhow::anyhow!("the DSN names no host");
-    for config in hosts(dsn)? {
-        let (client, mut connection) = match timeout(each, config.connect(NoTls)).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(e)) => {
-                last = e.into();
-                continue;
-            }
-            Err(e) => {
-                last = e.into();
-                continue;
-            }
-        };
-        let warned = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&warned);
-        tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-                if let AsyncMessage::Notice(n) = message
-                    && n.message().contains(NOT_REPLICATED)
-                {
-                    flag.store(true, Ordering::SeqCst);
-                }
-            }
-        });
-        return Ok((client, warned));
-    }
-    Err(last)
-}
-
 /// Makes the table, waiting for the endpoint as long as it takes (up to `within`).
 ///
 /// # Errors
@@ -207,12 +136,14 @@ pub async fn connect(dsn: &str, each: Duration) -> Result<(Client, Arc<AtomicBoo
 pub async fn prepare(options: &WriterOptions, within: Duration) -> Result<()> {
     let deadline = now_ns() + u64::try_from(within.as_nanos())?;
     loop {
-        let attempt = async {
-            let (client, _) = connect(&options.dsn, Duration::from_secs(5)).await?;
-            timeout(Duration::from_secs(5), client.batch_execute(&table_sql(&options.table))).await??;
-            anyhow::Ok(())
+        let once = async {
+            match Kind::of(&options.dsn) {
+                Kind::Postgres => Postgres::prepare(options).await,
+                Kind::Mariadb => Mariadb::prepare(options).await,
+                Kind::Redis => redis::Client::prepare(options).await,
+            }
         };
-        match attempt.await {
+        match timeout(Duration::from_secs(5), once).await.unwrap_or_else(|e| Err(e.into())) {
             Ok(()) => return Ok(()),
             Err(e) if now_ns() > deadline => return Err(e.context("making the table through the endpoint")),
             Err(_) => sleep(Duration::from_millis(50)).await,
@@ -220,59 +151,46 @@ pub async fn prepare(options: &WriterOptions, within: Duration) -> Result<()> {
     }
 }
 
-async fn open(options: &WriterOptions) -> Result<Session> {
-    let (client, not_replicated) = connect(&options.dsn, Duration::from_millis(options.connect_timeout_ms)).await?;
-    let table = &options.table;
-    let prepare = async {
-        let mut settings = format!("set statement_timeout = {}", options.statement_timeout_ms);
-        if let Some(level) = &options.synchronous_commit {
-            settings.push_str(&format!("; set synchronous_commit = {level}"));
+/// What a DSN leads to.
+enum Kind {
+    Postgres,
+    Mariadb,
+    Redis,
+}
+
+impl Kind {
+    fn of(dsn: &str) -> Self {
+        match dsn {
+            dsn if mariadb_client::is_mariadb(dsn) => Self::Mariadb,
+            dsn if redis::is_redis(dsn) => Self::Redis,
+            _ => Self::Postgres,
         }
-        client.batch_execute(&settings).await?;
-        let insert = format!("insert into {table} (id, client) values ($1, $2) returning node, epoch");
-        let insert = client.prepare(&insert).await?;
-        let read = "select current_setting('cluster_name'), substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
-        let read = if options.reads { Some(client.prepare(read).await?) } else { None };
-        anyhow::Ok((insert, read))
-    };
-    let (insert, read) = timeout(Duration::from_millis(options.answer_timeout_ms), prepare).await??;
-    Ok(Session { client, insert, read, not_replicated })
-}
-
-fn epoch_of(timeline: &str) -> u64 {
-    u64::from_str_radix(timeline, 16).unwrap_or(0)
-}
-
-/// The name that an error is counted under.
-fn kind(e: &anyhow::Error) -> String {
-    match e.downcast_ref::<tokio_postgres::Error>() {
-        Some(e) => match e.code() {
-            Some(code) => code.code().to_owned(),
-            None if e.is_closed() => "closed".into(),
-            None => "connection".into(),
-        },
-        None => "timeout".into(),
     }
 }
 
-/// One statement that gives (node, epoch).
-async fn ask(
-    session: &Session,
-    statement: &Statement,
-    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-    within: Duration,
-) -> Result<(String, u64)> {
-    // `query` returns when the server is ready for the next one: the commit is over by then, not merely the row sent.
-    let rows = timeout(within, session.client.query(statement, parameters)).await??;
-    let row = rows.first().context("no row came back")?;
-    Ok((row.try_get(0)?, epoch_of(row.try_get(1)?)))
+/// The statement that gives the id of each row of a writer's table, and the node and the epoch that wrote it: nothing and 0 where
+/// the database does not know.
+#[must_use]
+pub fn rows_sql(dsn: &str, table: &str) -> String {
+    match Kind::of(dsn) {
+        Kind::Mariadb => format!("select number, '', 0 from {table}"),
+        _ => format!("select id, node, epoch from {table}"),
+    }
 }
 
 /// Runs the clients until [`Live::stop`], or until the one session has ended, and gives what they saw.
 pub async fn run(options: WriterOptions, live: Arc<Live>) -> Report {
+    match Kind::of(&options.dsn) {
+        Kind::Postgres => run_as::<Postgres>(options, live).await,
+        Kind::Mariadb => run_as::<Mariadb>(options, live).await,
+        Kind::Redis => run_as::<redis::Client>(options, live).await,
+    }
+}
+
+async fn run_as<L: Link>(options: WriterOptions, live: Arc<Live>) -> Report {
     let report = Arc::new(Mutex::new(Report { table: options.table.clone(), start_ns: now_ns(), ..Report::default() }));
     let clients: Vec<_> = (0..options.clients)
-        .map(|n| tokio::spawn(client(options.clone(), n, Arc::clone(&live), Arc::clone(&report))))
+        .map(|n| tokio::spawn(client::<L>(options.clone(), n, Arc::clone(&live), Arc::clone(&report))))
         .collect();
     for c in clients {
         if let Err(e) = c.await {
@@ -285,26 +203,23 @@ pub async fn run(options: WriterOptions, live: Arc<Live>) -> Report {
     report
 }
 
-async fn client(options: WriterOptions, number: usize, live: Arc<Live>, report: Arc<Mutex<Report>>) {
+async fn client<L: Link>(options: WriterOptions, number: usize, live: Arc<Live>, report: Arc<Mutex<Report>>) {
     let step = i64::try_from(options.clients).unwrap_or(1);
-    let client_number = i32::try_from(number).unwrap_or(0);
-    let mut id = options.first_id + i64::from(client_number);
+    let mut id = options.first_id + i64::try_from(number).unwrap_or(0);
     let answer = Duration::from_millis(options.answer_timeout_ms);
-    let mut session: Option<Session> = None;
+    let mut session: Option<L> = None;
     let failed = |e: &anyhow::Error, what: &str| {
         let mut r = report.lock().unwrap();
-        *r.errors.entry(format!("{what}: {}", kind(e))).or_default() += 1;
+        *r.errors.entry(format!("{what}: {}", L::kind(e))).or_default() += 1;
         if !options.reconnect {
-            let sqlstate =
-                e.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code()).map(|c| c.code().to_owned());
-            r.ended.get_or_insert(Ended { sqlstate, message: format!("{e:#}"), at_ns: now_ns() });
+            r.ended.get_or_insert(Ended { sqlstate: L::code(e), message: format!("{e:#}"), at_ns: now_ns() });
             live.ended.store(true, Ordering::Relaxed);
         }
     };
     while !live.stopped() {
-        let open_session = match session.take() {
+        let mut open_session = match session.take() {
             Some(s) => s,
-            None => match open(&options).await {
+            None => match L::open(&options, number).await {
                 Ok(s) => s,
                 Err(e) => {
                     failed(&e, "connect");
@@ -318,12 +233,12 @@ async fn client(options: WriterOptions, number: usize, live: Arc<Live>, report: 
         };
         let sent_ns = now_ns();
         live.sends(id);
-        match ask(&open_session, &open_session.insert, &[&id, &client_number], answer).await {
-            Ok((node, epoch)) => {
+        match within(answer, open_session.write(id)).await {
+            Ok(Answered { node, epoch, not_replicated }) => {
                 let acked_ns = now_ns();
                 let ack = Ack { id, sent_ns, acked_ns, node, epoch };
                 let mut r = report.lock().unwrap();
-                if open_session.not_replicated.swap(false, Ordering::SeqCst) {
+                if not_replicated {
                     r.let_through.push(id);
                 } else {
                     r.acks.push(ack);
@@ -342,10 +257,10 @@ async fn client(options: WriterOptions, number: usize, live: Arc<Live>, report: 
             }
         }
         id += step;
-        if let Some(read) = &open_session.read {
+        if options.reads {
             let sent_ns = now_ns();
-            match ask(&open_session, read, &[], answer).await {
-                Ok((node, epoch)) => {
+            match within(answer, open_session.read()).await {
+                Ok(Answered { node, epoch, .. }) => {
                     report.lock().unwrap().reads.push(Ack { id: -1, sent_ns, acked_ns: now_ns(), node, epoch });
                 }
                 Err(e) => {
@@ -363,4 +278,9 @@ async fn client(options: WriterOptions, number: usize, live: Arc<Live>, report: 
             sleep(rest).await;
         }
     }
+}
+
+/// No answer in time is an error like others.
+async fn within<T>(time: Duration, what: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(time, what).await.unwrap_or_else(|e| Err(e.into()))
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tokio_postgres::SimpleQueryMessage;
+use trine_tests::mariadb;
 use trine_tests::writer::{self, Live, WriterOptions};
 
 #[derive(Parser)]
@@ -81,6 +82,10 @@ async fn write(options: WriterOptions) -> Result<()> {
 }
 
 async fn select(dsn: &str, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    if mariadb::is_mariadb(dsn) {
+        let mut conn = mariadb::connect(dsn, Duration::from_secs(60)).await?;
+        return mariadb::text_rows(&mut conn, sql).await;
+    }
     let (client, _) = writer::connect(dsn, Duration::from_secs(60)).await?;
     let mut rows = Vec::new();
     for message in client.simple_query(sql).await? {

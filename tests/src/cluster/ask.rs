@@ -93,6 +93,15 @@ impl Cluster {
         Ok(hosts.iter().map(|h| format!("{before}@{h}{path}")).collect::<Vec<_>>().join(","))
     }
 
+    /// The writer endpoints of all nodes.
+    ///
+    /// # Errors
+    /// No node knows the endpoints.
+    pub fn writers(&self) -> Result<String> {
+        let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
+        self.writer_at(&names)
+    }
+
     /// Runs the future of a client, in the clients' network. It is given the writer endpoints of all nodes.
     ///
     /// # Errors
@@ -101,8 +110,7 @@ impl Cluster {
         &self,
         what: impl AsyncFnOnce(String) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
-        let dsn = self.writer_at(&names)?;
+        let dsn = self.writers()?;
         self.client_namespace().block_on(async move || what(dsn).await)
     }
 
@@ -149,10 +157,10 @@ impl Cluster {
                     let is = |told: Option<u32>, real: Result<u32>| told.is_some() && told == real.ok();
                     let database = || told.and_then(|t| t.database_pid);
                     is(told.and_then(|t| t.agent_pid), self.agent(&n.name))
-                        && match self.volume {
+                        && match self.is_on_volume() {
                             true if s.primary.as_deref() != Some(&n.name) => database().is_none(),
                             true => database().is_some_and(Process::alive),
-                            false => is(database(), self.postmaster(&n.name)),
+                            false => is(database(), self.database(&n.name)),
                         }
                 })
         })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
-use super::{Cluster, Form};
+use super::{Cluster, Database, Form};
 use crate::docker;
 use crate::process::{self, Process};
 use crate::wait::wait_until;
@@ -81,13 +81,25 @@ impl Cluster {
         Ok(pid)
     }
 
+    /// The one process of a node's MariaDB.
+    fn mariadbd(&self, node: &str) -> Result<u32> {
+        let is_it = |p: &Process| {
+            let program = p.title.split(' ').next().unwrap_or_default().rsplit('/').next();
+            matches!(program, Some("mariadbd" | "mysqld"))
+        };
+        let found = self.node(node).processes().into_iter().find(is_it);
+        Ok(found.with_context(|| format!("{node}'s database is not running"))?.pid)
+    }
+
     /// The database's first process, of whichever engine; in a container: the container's.
     ///
     /// # Errors
     /// There is none.
     pub fn database(&self, node: &str) -> Result<u32> {
-        if !self.volume {
-            return self.postmaster(node);
+        match self.runs() {
+            Database::Postgres => return self.postmaster(node),
+            Database::Mariadb => return self.mariadbd(node),
+            Database::Volume(_) => {}
         }
         let contained = docker::processes_of(&docker::recorded(&self.node(node).dir));
         if let Some(first) = contained.iter().find(|p| !contained.iter().any(|other| other.pid == p.parent)) {
@@ -111,13 +123,13 @@ impl Cluster {
     /// # Errors
     /// There is none.
     pub fn guard(&self, node: &str) -> Result<u32> {
-        if self.volume {
+        if self.is_on_volume() {
             let named = format!(" guard {}", self.node(node).data().display());
             let found = self.node(node).processes().into_iter().find(|p| p.title.ends_with(&named));
             return Ok(found.with_context(|| format!("{node} has no guard"))?.pid);
         }
-        let postmaster = self.postmaster(node)?;
-        let parent = process::all().into_iter().find(|p| p.pid == postmaster).map(|p| p.parent);
+        let database = self.database(node)?;
+        let parent = process::all().into_iter().find(|p| p.pid == database).map(|p| p.parent);
         let parent = parent.filter(|p| *p > 1).with_context(|| format!("{node}'s database has no guard"))?;
         Ok(parent)
     }

@@ -16,13 +16,24 @@ pub enum Form {
     Network,
 }
 
+/// What a cluster runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// PostgreSQL with its own replication.
+    Postgres,
+    /// MariaDB with its own replication.
+    Mariadb,
+    /// One of this preset, on a replicated volume.
+    Volume(&'static str),
+}
+
 /// How a cluster is made.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the nodes run.
     pub form: Form,
-    /// The preset of a database on a replicated volume; `None`: PostgreSQL with its own replication.
-    pub volume: Option<&'static str>,
+    /// What it runs.
+    pub database: Database,
     /// `--set KEY=VALUE` at its creation.
     pub set: Vec<String>,
     /// Priorities of n1, n2, n3 (only in [`Form::Network`]).
@@ -41,7 +52,7 @@ impl Options {
     pub fn local() -> Self {
         Self {
             form: Form::Local,
-            volume: None,
+            database: Database::Postgres,
             set: Vec::new(),
             priorities: None,
             disks: Vec::new(),
@@ -59,7 +70,13 @@ impl Options {
     /// With a database of this preset on a replicated volume.
     #[must_use]
     pub fn volume(self, preset: &'static str) -> Self {
-        Self { volume: Some(preset), ..self }
+        Self { database: Database::Volume(preset), ..self }
+    }
+
+    /// With MariaDB and its own replication.
+    #[must_use]
+    pub fn mariadb(self) -> Self {
+        Self { database: Database::Mariadb, ..self }
     }
 
     /// With that database in a container, of an image that is there. It is reached by its socket: the daemon's networks are none of
@@ -77,8 +94,13 @@ impl Options {
 
     /// Its engine, as the command line takes it.
     pub(super) fn engine(&self) -> Vec<String> {
-        let Some(preset) = self.volume else { return Vec::new() };
-        ["--engine", "volume", "--set", &format!("preset={preset}")].map(str::to_owned).to_vec()
+        match self.database {
+            Database::Postgres => Vec::new(),
+            Database::Mariadb => ["--engine", "mariadb"].map(str::to_owned).to_vec(),
+            Database::Volume(preset) => {
+                ["--engine", "volume", "--set", &format!("preset={preset}")].map(str::to_owned).to_vec()
+            }
+        }
     }
 
     /// With one more `--set KEY=VALUE`.

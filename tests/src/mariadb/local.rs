@@ -6,12 +6,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mysql_async::{Conn, Opts, OptsBuilder, Row, from_value_opt};
+use mysql_async::{Conn, Opts, OptsBuilder};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use super::{OWN_SCHEMAS, rows, settings};
+use super::{OWN_SCHEMAS, settings, text_rows};
 use crate::cluster::Cluster;
+use crate::sql::Secrets;
 
 /// No look takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,7 +31,11 @@ impl Local {
     /// It takes no session.
     pub fn of(cluster: &Cluster, node: &str) -> Result<Self> {
         let dir = &cluster.node(node).dir;
-        Self::open(&dir.join("run/db/mariadbd.sock"), "root", None)
+        if cluster.is_on_volume() {
+            return Self::open(&dir.join("run/db/mariadbd.sock"), "root", None);
+        }
+        let password = Secrets::read(dir)?.superuser_password;
+        Self::open(&dir.join("run/db/mysqld.sock"), "trine", Some(password))
     }
 
     /// Opens one.
@@ -52,11 +57,8 @@ impl Local {
     /// The database refuses.
     pub fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         let mut conn = self.conn.lock().unwrap();
-        let found = self.runtime.block_on(async { timeout(PATIENCE, rows::<Row>(&mut conn, sql)).await });
+        let found = self.runtime.block_on(async { timeout(PATIENCE, text_rows(&mut conn, sql)).await });
         let found = found.with_context(|| format!("no answer in time: {sql}"))??;
-        let text = |row: Row| row.unwrap().into_iter().map(from_value_opt::<Option<String>>).collect();
-        let found: Result<Vec<Vec<Option<String>>>, _> = found.into_iter().map(text).collect();
-        let found = found.with_context(|| format!("a value that is no text: {sql}"))?;
         Ok(found.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect()).collect())
     }
 
