@@ -4,16 +4,19 @@ mod alone;
 pub mod copies;
 mod local;
 
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Row, from_value_opt};
 
 pub use alone::{Alone, version};
 pub use local::Local;
 
+use crate::cluster::trine_binary;
 use crate::dsn;
+use crate::namespace::{on_path, run};
 
 /// What of a database is not its users'.
 const OWN_SCHEMAS: &str = "('mysql', 'information_schema', 'performance_schema', 'sys')";
@@ -22,6 +25,17 @@ const OWN_SCHEMAS: &str = "('mysql', 'information_schema', 'performance_schema',
 #[must_use]
 pub fn is_mariadb(dsn: &str) -> bool {
     dsn.starts_with("mysql://")
+}
+
+/// Can this machine, and the program under test, have a MariaDB with its own replication?
+///
+/// # Errors
+/// What is missing.
+pub fn knows_mariadb() -> Result<()> {
+    ensure!(on_path("mariadbd"), "there is no MariaDB here (package mariadb-server)");
+    let help = run(Command::new(trine_binary()?).args(["local", "up", "--help"]))?;
+    ensure!(help.contains("mariadb"), "this trine has no engine for MariaDB's own replication");
+    Ok(())
 }
 
 /// A client's settings, whatever it connects to.

@@ -41,6 +41,12 @@ impl Alone {
         c.arg(format!("--datadir={}", files.display()));
         c.arg(format!("--socket={}", socket.display()))
             .arg(format!("--log-error={}", files.join("alone.log").display()));
+        // What it has prepared and not committed is decided by its binary log, if it has one.
+        for name in std::fs::read_dir(files)?.flatten().map(|entry| entry.file_name()) {
+            if let Some(base) = name.to_str().and_then(|n| n.strip_suffix(".index")) {
+                c.arg(format!("--log-bin={base}"));
+            }
+        }
         let child = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Ok(Self { child: child.context("starting mariadbd")?, socket })
     }

@@ -34,6 +34,8 @@ pub enum Engine {
     Sqlite,
     /// The same server in a container of Docker.
     SqliteDocker,
+    /// MariaDB with its own replication.
+    Mariadb,
     /// MariaDB on a replicated volume.
     MariadbVolume,
 }
@@ -52,6 +54,7 @@ impl Engine {
             Self::Firebird => "firebird",
             Self::Sqlite => "sqlite",
             Self::SqliteDocker => "sqlite-docker",
+            Self::Mariadb => "mariadb",
             Self::MariadbVolume => "mariadb-volume",
         }
     }
@@ -66,6 +69,7 @@ impl Engine {
         match self {
             Self::Postgres => Ok(options),
             Self::Redis | Self::Firebird | Self::Sqlite => Ok(options.volume(self.name())),
+            Self::Mariadb => Ok(options.mariadb()),
             Self::MariadbVolume => Ok(options.volume("mariadb")),
             Self::RedisDocker => {
                 let options = options.volume("redis").set(NUMBERS);
@@ -88,13 +92,15 @@ impl Engine {
     /// the same way as what agents tell each other.
     #[must_use]
     pub fn strikes(self, kind: Kind, role: Role) -> bool {
-        let on_volume = self != Self::Postgres;
+        let on_volume = !matches!(self, Self::Postgres | Self::Mariadb);
         match kind {
             Kind::ReplicationCut => !on_volume,
             Kind::MountLost => on_volume && role == Role::Primary,
-            // Redis has another for the moments of a rewrite only, the others never.
+            // PostgreSQL has others, Redis one for the moments of a rewrite only, the rest never.
             // Beside a container's processes there is what holds it.
-            Kind::ProcessKilled | Kind::ProcessFrozen => !on_volume || (self.is_contained() && role == Role::Primary),
+            Kind::ProcessKilled | Kind::ProcessFrozen => {
+                self == Self::Postgres || (self.is_contained() && role == Role::Primary)
+            }
             Kind::DatabaseKilled | Kind::DatabaseFrozen | Kind::GuardKilled | Kind::GuardFrozen => {
                 !on_volume || role == Role::Primary
             }
@@ -112,7 +118,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Ok(()),
             Self::Firebird => Firebird::prepare(cluster, registers),
             Self::Sqlite | Self::SqliteDocker => Sqlite::prepare(cluster, registers),
-            Self::MariadbVolume => Mariadb::prepare(cluster, registers),
+            Self::Mariadb | Self::MariadbVolume => Mariadb::prepare(cluster, registers),
         }
     }
 
@@ -126,7 +132,9 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Firebird => Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Sqlite | Self::SqliteDocker => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
-            Self::MariadbVolume => Mariadb::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Mariadb | Self::MariadbVolume => {
+                Mariadb::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>)
+            }
         }
         .map_err(|e| Failure::of_connecting(&e))
     }
@@ -141,7 +149,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Redis::list(dsn).await,
             Self::Firebird => Firebird::list(dsn).await,
             Self::Sqlite | Self::SqliteDocker => Sqlite::list(dsn).await,
-            Self::MariadbVolume => Mariadb::list(dsn).await,
+            Self::Mariadb | Self::MariadbVolume => Mariadb::list(dsn).await,
         }
     }
 
@@ -156,6 +164,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => verify::each_copy(cluster, verify::redis),
             Self::Firebird => verify::each_copy(cluster, verify::firebird),
             Self::Sqlite | Self::SqliteDocker => verify::each_copy(cluster, verify::sqlite),
+            Self::Mariadb => mariadb::copies::check(cluster),
             Self::MariadbVolume => verify::each_copy(cluster, verify::mariadb),
         }
     }
@@ -175,7 +184,7 @@ impl Engine {
             Self::Sqlite | Self::SqliteDocker => {
                 format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default())
             }
-            Self::MariadbVolume => mariadb::version(),
+            Self::Mariadb | Self::MariadbVolume => mariadb::version(),
             Self::Redis | Self::RedisDocker => {
                 run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned()
             }

@@ -1,0 +1,251 @@
+//! MariaDB with its own replication: the faults that showed what it loses when it is led wrongly.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+use trine_tests::mariadb::{Local, knows_mariadb};
+use trine_tests::process::Process;
+use trine_tests::{Options, Scenario, Status, WriterOptions, checks, scenario, wait_until};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// The engine is chosen here, for all of them.
+fn on_mariadb(name: &str, options: Options, body: impl FnOnce(&Scenario) -> Result<()>) {
+    if let Err(e) = knows_mariadb() {
+        eprintln!("NOT TRIED: {e:#}");
+        return;
+    }
+    scenario(name, &options.mariadb(), body);
+}
+
+fn primary(s: &Scenario) -> Result<(String, Status)> {
+    let status = s.cluster.wait_healthy()?;
+    Ok((status.primary.clone().context("a healthy cluster has a primary")?, status))
+}
+
+/// Whatever died, and when: nothing is lost, and the old primary takes nobody's place with rows of its own.
+fn killed_under_load(name: &str, kill: impl Fn(&Scenario, &str) -> Result<()>) {
+    on_mariadb(name, Options::local(), |s| {
+        let writer =
+            s.writer_with(WriterOptions { clients: 8, pace_ms: 0, dsn: s.cluster.writers()?, ..Default::default() })?;
+        for _ in 0..4 {
+            let (primary, status) = primary(s)?;
+            writer.wait_acked(200)?;
+            kill(s, &primary)?;
+            s.cluster.wait_new_primary(status.epoch)?;
+            writer.wait_acked(100)?;
+            if s.cluster.agent(&primary).is_err() {
+                s.cluster.start_node(&primary)?;
+            }
+        }
+        let pause = writer.stop()?.summary().longest_gap_s;
+        println!("{name}: the longest pause of writes {pause:.2} s");
+        Ok(())
+    });
+}
+
+#[test]
+fn database_killed_under_load() {
+    killed_under_load("m-database", |s, primary| s.cluster.signal(s.cluster.database(primary)?, Signal::KILL));
+}
+
+#[test]
+fn node_lost_under_load() {
+    killed_under_load("m-node", |s, primary| s.cluster.kill_node(primary));
+}
+
+/// A database that stops in the middle of commits, with its agent, and goes on when another leads: what it then answers with OK
+/// would be lost.
+#[test]
+fn database_and_agent_frozen_and_thawed_after_the_failover() {
+    on_mariadb("m-frozen", Options::local(), |s| {
+        let (primary, status) = primary(s)?;
+        let standbys = status.standbys();
+        let others: Vec<&str> = standbys.iter().map(String::as_str).collect();
+        let writer = s.writer_with(WriterOptions { dsn: s.cluster.writer_at(&others)?, ..Default::default() })?;
+        // Clients that wait for its answers as long as it takes.
+        s.writer_with(WriterOptions {
+            dsn: s.cluster.writer_at(&[&primary])?,
+            pace_ms: 2,
+            answer_timeout_ms: 20_000,
+            ..Default::default()
+        })?
+        .wait_acked(50)?;
+        let (database, agent) = (s.cluster.database(&primary)?, s.cluster.agent(&primary)?);
+        s.cluster.signal(agent, Signal::STOP)?;
+        s.cluster.signal(database, Signal::STOP)?;
+        s.cluster.ask_only(&others);
+        s.cluster.wait_new_primary(status.epoch)?;
+        writer.wait_acked(100)?;
+        s.cluster.signal(database, Signal::CONT)?;
+        s.cluster.signal(agent, Signal::CONT)?;
+        s.cluster.ask_only(&[]);
+        wait_until("the old primary's database to end", SOON, || Ok(!Process::alive(database)))?;
+        s.cluster.wait_healthy().map(drop)
+    });
+}
+
+/// Its clients wait, and are told OK by nobody; nor do they read what no other node has.
+#[test]
+fn primary_isolated_acknowledges_nothing() {
+    on_mariadb("m-isolated", Options::network(), |s| {
+        let (primary, status) = primary(s)?;
+        let standbys = status.standbys();
+        let others: Vec<&str> = standbys.iter().map(String::as_str).collect();
+        let writer = s.writer_with(WriterOptions { dsn: s.cluster.writer_at(&others)?, ..Default::default() })?;
+        let own = s.cluster.node_namespace(&primary);
+        let inside = WriterOptions {
+            dsn: s.cluster.writer_at(&[&primary])?,
+            pace_ms: 2,
+            answer_timeout_ms: 60_000,
+            ..Default::default()
+        };
+        let inside = s.writer_in(own, inside)?;
+        inside.wait_acked(20)?;
+        s.cluster.ask_only(&others);
+        s.cluster.switch().cut(&primary)?;
+        let next = s.cluster.wait_new_primary(status.epoch)?;
+        ensure!(next.primary.as_deref() != Some(&primary), "a primary without a majority leads");
+        writer.wait_acked(100)?;
+        let there = inside.progress().acked;
+        writer.wait_acked(100)?;
+        ensure!(inside.progress().acked == there, "a primary that is cut off has acknowledged");
+        let read = checks::select_in(own, &s.cluster.writer_at(&[&primary])?, "select 1", Duration::from_secs(2));
+        ensure!(read.is_err(), "a primary that is cut off answers a read: {read:?}");
+        s.cluster.switch().heal()?;
+        s.cluster.ask_only(&[]);
+        s.cluster.wait_healthy()?;
+        inside.wait_acked(10)
+    });
+}
+
+/// With one standby down writes go on; with both they wait, which is said, and go on when one is back.
+#[test]
+fn writes_go_on_with_one_standby_and_wait_without() {
+    on_mariadb("m-standbys", Options::local(), |s| {
+        let (primary, status) = primary(s)?;
+        let standbys = status.standbys();
+        let impatient = WriterOptions { dsn: s.cluster.writers()?, answer_timeout_ms: 1000, ..Default::default() };
+        let writer = s.writer_with(impatient)?;
+        s.cluster.kill_node(&standbys[0])?;
+        let degraded = s.cluster.wait_status("the loss to be noticed", SOON, |s| s.health == "degraded")?;
+        ensure!(degraded.epoch == status.epoch, "a lost standby ended epoch {}", status.epoch);
+        writer.wait_acked(200)?;
+        // The database alone: with its agent the majority would be gone, and with that the primary.
+        let database = s.cluster.database(&standbys[1])?;
+        s.cluster.signal(database, Signal::STOP)?;
+        let refused = |n: u64| {
+            let before = writer.progress().unknown;
+            wait_until("clients to give up", SOON, || Ok(writer.progress().unknown >= before + n))
+        };
+        // The client tells its progress now and then: what it acknowledged before is told with the first round.
+        refused(4)?;
+        let before = writer.progress().acked;
+        refused(4)?;
+        ensure!(writer.progress().acked == before, "commits were acknowledged that no standby had");
+        s.cluster.signal(database, Signal::CONT)?;
+        writer.wait_acked(50)?;
+        s.cluster.start_node(&standbys[0])?;
+        println!("m-standbys: {primary} led, epoch {}", s.cluster.wait_healthy()?.epoch);
+        writer.wait_acked(50)
+    });
+}
+
+/// Both standbys have received what they can't apply: whoever is elected applies it first, and opens then.
+#[test]
+fn a_candidate_that_lags_applies_what_it_has_first() {
+    on_mariadb("m-lagging", Options::local(), |s| {
+        let (primary, status) = primary(s)?;
+        let writer = s.writer()?;
+        let locals: Vec<Local> = status.standbys().iter().map(|n| Local::of(&s.cluster, n)).collect::<Result<_>>()?;
+        locals.iter().try_for_each(|l| l.rows("lock tables app.ledger read").map(drop))?;
+        writer.wait_acked(500)?;
+        s.cluster.kill_node(&primary)?;
+        s.cluster.wait_status("the next epoch to begin", SOON, |s| s.epoch > status.epoch)?;
+        for local in locals {
+            // The agent may have ended the session that was in its way.
+            let _ = local.rows("unlock tables");
+        }
+        s.cluster.wait_new_primary(status.epoch)?;
+        writer.wait_acked(100)?;
+        s.cluster.start_node(&primary)
+    });
+}
+
+#[test]
+fn switchover_to_each_node_in_turn() {
+    on_mariadb("m-switchover", Options::local(), |s| {
+        let writer = s.writer_with(WriterOptions { dsn: s.cluster.writers()?, clients: 8, ..Default::default() })?;
+        for to in primary(s)?.1.standbys() {
+            s.cluster.trine_ok(&["switchover", "--to", &to])?;
+            let status = s.cluster.wait_healthy()?;
+            ensure!(status.primary.as_deref() == Some(&to), "switched to {to}, and {:?} leads", status.primary);
+            writer.wait_acked(50)?;
+        }
+        Ok(())
+    });
+}
+
+/// A long transaction is ended by the switchover, or the switchover is refused with the reason and changes nothing.
+#[test]
+fn switchover_with_a_transaction_left_open() {
+    on_mariadb("m-long", Options::local(), |s| {
+        let writer = s.writer()?;
+        let (primary, status) = primary(s)?;
+        let to = status.standbys()[0].clone();
+        let (cluster, dsn) = (&s.cluster, s.cluster.writers()?);
+        let superuser = Local::of(cluster, &primary)?;
+        std::thread::scope(|scope| {
+            let statement = "update ledger set writer = 99 where id = 1 and sleep(60) = 0";
+            let long = scope.spawn(move || checks::select(cluster, &dsn, statement, Duration::from_secs(60)));
+            let running = "from information_schema.processlist where info like 'update ledger set writer = 99%'";
+            wait_until("the long statement to run", SOON, || {
+                Ok(superuser.value(&format!("select count(*) {running}"))? != "0")
+            })?;
+            let o = cluster.trine(&["switchover", "--to", &to])?;
+            let said = String::from_utf8_lossy(&o.stderr).trim().to_owned();
+            println!("m-long: switchover to {to}: {}: {said}", o.status);
+            let now = cluster.wait_status("a primary after the switchover", SOON, |s| s.primary.is_some())?;
+            if o.status.success() {
+                ensure!(now.primary.as_deref() == Some(&to), "said done, and {:?} leads", now.primary);
+                ensure!(long.join().expect("the client").is_err(), "a statement survived the end of its primary");
+            } else {
+                ensure!(now.primary.as_deref() == Some(&primary), "refused, and {:?} leads", now.primary);
+                ensure!(!said.is_empty(), "refused, and no reason was given");
+                let id = superuser.value(&format!("select id {running}"))?;
+                superuser.rows(&format!("kill {id}"))?;
+            }
+            writer.wait_acked(50)
+        })
+    });
+}
+
+/// Two of three copies are gone: nobody may guess.
+#[test]
+fn primary_and_a_standby_lost_together_is_refused() {
+    on_mariadb("m-two-lost", Options::network(), |s| {
+        let (primary, status) = primary(s)?;
+        let standbys = status.standbys();
+        let (lost, left) = (standbys[0].as_str(), standbys[1].as_str());
+        let writer = s.writer()?;
+        writer.wait_acked(50)?;
+        s.cluster.kill_nodes(&[&primary, lost])?;
+        std::fs::remove_dir_all(s.cluster.node(lost).data())?;
+        s.cluster.start_node(lost)?;
+        // Consensus has its majority again; the data has not.
+        let why = |s: &Status| s.health == "unavailable" && !s.alarms.is_empty();
+        let told = s.cluster.wait_status("the cluster to say why it elects nobody", SOON, why)?;
+        println!("m-two-lost: {:?}", told.alarms);
+        let refused = s.cluster.trine(&["failover", "--to", left, "--timeout", "10"])?;
+        ensure!(refused.status.code() == Some(3), "refused for safety is exit 3, this was {}", refused.status);
+        let asked = s.cluster.trine(&["failover", "--to", left, "--accept-data-loss"])?;
+        ensure!(asked.status.code() == Some(3), "without a person's word it is refused: {}", asked.status);
+        println!("m-two-lost: {}", String::from_utf8_lossy(&asked.stderr));
+        // With the one back that has everything, somebody may lead.
+        s.cluster.start_node(&primary)?;
+        s.cluster.wait_new_primary(status.epoch)?;
+        writer.wait_acked(50)
+    });
+}
