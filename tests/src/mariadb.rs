@@ -18,8 +18,8 @@ use crate::cluster::trine_binary;
 use crate::dsn;
 use crate::namespace::{on_path, run};
 
-/// What of a database is not its users'.
-const OWN_SCHEMAS: &str = "('mysql', 'information_schema', 'performance_schema', 'sys')";
+/// What of a database is not its users': the server's own, and the agents'.
+const OWN_SCHEMAS: &str = "('trine', 'mysql', 'information_schema', 'performance_schema', 'sys')";
 
 /// Is it a DSN of MariaDB? One URI, or several with commas between.
 #[must_use]

@@ -28,7 +28,8 @@ pub fn identical(cluster: &Cluster) -> Result<()> {
         wait_until(&format!("{} to apply up to {end}", node.name), APPLIED_WITHIN, || {
             Ok(local.value(&format!("select master_gtid_wait('{end}', 0.1)"))? == "0")
         })?;
-        ensure!(local.value("select @@global.read_only")? != "0", "{} takes writes, and {primary} leads", node.name);
+        let read_only = local.value("select @@global.read_only")?;
+        ensure!(!["0", "OFF"].contains(&read_only.as_str()), "{} takes writes, and {primary} leads", node.name);
         let found = local.checksums()?;
         ensure!(found == expected, "the copies differ:\n{primary}: {expected:?}\n{}: {found:?}", node.name);
     }
