@@ -7,12 +7,13 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use trine_tests::WriterOptions;
 use trine_tests::ledger::Summary;
+use trine_tests::mariadb;
 use trine_tests::redis;
 use trine_tests::writer::{self, Live};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Where to write: a URI of PostgreSQL, or of Redis (of several with commas between, any will do).
+    /// Where to write: a URI of PostgreSQL, MariaDB or Redis (of several of the last two with commas between, any will do).
     #[arg(long)]
     dsn: String,
     /// For how long.
@@ -60,6 +61,10 @@ pub(crate) async fn run(a: Arguments) -> Result<()> {
     let redis = redis::is_redis(&a.dsn);
     if redis {
         redis::prepare(&options, Duration::from_secs(10)).await?;
+    } else if mariadb::is_mariadb(&a.dsn) {
+        writer::prepare(&options, Duration::from_secs(10)).await?;
+        let mut client = mariadb::connect(&a.dsn, Duration::from_secs(5)).await?;
+        mariadb::text_rows(&mut client, &format!("delete from {}", a.table)).await?;
     } else {
         writer::prepare(&options, Duration::from_secs(10)).await?;
         let (client, _) = writer::connect(&a.dsn, Duration::from_secs(5)).await?;
@@ -102,8 +107,13 @@ pub(crate) async fn run(a: Arguments) -> Result<()> {
                     );
                     return Ok(ids);
                 }
+                let ids = format!("select id from {}", a.table);
+                if mariadb::is_mariadb(dsn) {
+                    let mut client = mariadb::connect(dsn, Duration::from_secs(10)).await?;
+                    return Ok(mariadb::rows::<i64>(&mut client, &ids).await?.into_iter().collect());
+                }
                 let (client, _) = writer::connect(dsn, Duration::from_secs(10)).await?;
-                let rows = client.query(&format!("select id from {}", a.table), &[]).await?;
+                let rows = client.query(&ids, &[]).await?;
                 rows.iter().map(|r| Ok(r.try_get(0)?)).collect::<Result<_>>()
             };
             match ids.await {

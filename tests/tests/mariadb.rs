@@ -174,6 +174,32 @@ fn a_candidate_that_lags_applies_what_it_has_first() {
     });
 }
 
+/// The only copies of what was acknowledged are in the received logs of standbys that had not applied it, and end too.
+/// MariaDB throws such a log away when it starts.
+#[test]
+fn what_was_received_and_not_applied_survives_the_end_of_every_database() {
+    on_mariadb("m-received", Options::local(), |s| {
+        let (primary, status) = primary(s)?;
+        let writer = s.writer()?;
+        let standbys = status.standbys();
+        let locals: Vec<Local> = standbys.iter().map(|n| Local::of(&s.cluster, n)).collect::<Result<_>>()?;
+        locals.iter().try_for_each(|l| l.rows("lock tables app.ledger read").map(drop))?;
+        let behind = |local: &Local| local.value("select max(id) from app.ledger");
+        let before: Vec<String> = locals.iter().map(behind).collect::<Result<_>>()?;
+        writer.wait_acked(500)?;
+        let after: Vec<String> = locals.iter().map(behind).collect::<Result<_>>()?;
+        ensure!(before == after, "the standbys were to apply nothing: {before:?}, {after:?}");
+        s.cluster.kill_node(&primary)?;
+        for standby in &standbys {
+            s.cluster.signal(s.cluster.database(standby)?, Signal::KILL)?;
+        }
+        drop(locals);
+        s.cluster.wait_new_primary(status.epoch)?;
+        writer.wait_acked(100)?;
+        s.cluster.start_node(&primary)
+    });
+}
+
 #[test]
 fn switchover_to_each_node_in_turn() {
     on_mariadb("m-switchover", Options::local(), |s| {

@@ -208,7 +208,9 @@ pub(crate) fn status(node: &Node) -> Status {
         let position = digest.accounts.get(&member.name).and_then(|a| a.report.position);
         shown.lag_bytes = match (position, end) {
             // MariaDB counts transactions.
-            (Some(p), Some(end)) if p.epoch == end.epoch && node.engine.kind() != "mariadb" => Some(end.offset.saturating_sub(p.offset)),
+            (Some(p), Some(end)) if p.epoch == end.epoch && node.engine.kind() != "mariadb" => {
+                Some(end.offset.saturating_sub(p.offset))
+            }
             _ => None,
         };
         if leads {

@@ -368,7 +368,7 @@ impl Check<'_> {
             "volume" => EngineKind::Volume,
             "mariadb" => EngineKind::MariaDb,
             later @ "mysql" => {
-                let allowed = "is not built yet; use \"mariadb\", or \"volume\" for MySQL's files";
+                let allowed = "is not built yet; use \"postgres\", \"mariadb\", or \"volume\" for MySQL's files";
                 return Err(self.refuse(&t.kind, "engine.kind", later, allowed));
             }
             other => {

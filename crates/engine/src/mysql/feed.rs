@@ -18,6 +18,7 @@ use trine_protocol::{Epoch, NodeName};
 
 use super::gate::Progress;
 use super::gtid;
+use super::session::{Session, column};
 use super::state::Mysql;
 use super::tunnel::{Hello, Told, hear, say};
 use crate::{Ask, EngineError, Neighbours};
@@ -212,6 +213,13 @@ async fn keep(
             }
             let mut session = engine.session().await?;
             let slave = engine.slave(&mut session).await?.unwrap_or_default();
+            if acknowledges.load(Ordering::SeqCst)
+                && slave.receiver == "Yes"
+                && engine.has_given_up(&mut session).await?
+            {
+                tracing::warn!("the receiver has given up acknowledging: it is started again");
+                engine.make_acknowledge(true, &acknowledges).await?;
+            }
             let (applied, written) = engine.places(&mut session).await?;
             engine.give_back(session);
             let applied = gtid::number(gtid::further(applied, written));
@@ -228,6 +236,14 @@ async fn keep(
 }
 
 impl Mysql {
+    /// Whether the receiver was to acknowledge, and does not any more: an acknowledgement was not taken in time.
+    async fn has_given_up(&self, session: &mut Session) -> Result<bool, EngineError> {
+        const ACTION: &str = "say whether it acknowledges";
+        let row = session.row(ACTION, "show global status like 'Rpl_semi_sync_slave_status'").await?;
+        let text = row.and_then(|r| column::<String>(&r, 1));
+        text.map(|t| t != "ON").ok_or(EngineError::Unreadable { action: ACTION })
+    }
+
     /// Restarts the receiver as one that acknowledges, or does not. The applier goes on: what was received stays.
     async fn make_acknowledge(&self, wanted: bool, acknowledges: &AtomicBool) -> Result<(), EngineError> {
         let _turn = self.turn.lock().await;

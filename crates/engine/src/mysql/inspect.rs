@@ -1,6 +1,7 @@
 //! Looking at the database without ever being held up by it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -9,8 +10,13 @@ use trine_protocol::Moment;
 use super::gtid;
 use super::session::Session;
 use super::state::Mysql;
-use crate::guard::blocking;
+use crate::guard::{blocking, tail};
 use crate::{DataCopy, EngineError, Inspection, Process, Role};
+
+/// What MariaDB writes to its log while it waits (`mysys/errors.c`).
+pub(super) const WAITS_FOR_ROOM: &str = "Disk is full writing";
+/// How much of the log's end is looked through at most.
+const LOG_END: u64 = 64 << 10;
 
 /// A connection for looks only.
 pub(super) type Asker = Session;
@@ -52,6 +58,7 @@ impl Mysql {
         let this = Arc::clone(self);
         let (copy, identity) = blocking(move || (this.copy(), this.identity().ok().flatten())).await;
         let mut seen = Inspection { identity, ..Inspection::of(copy, *self.guard.state().borrow()) };
+        self.end_what_waits_for_room().await;
         if let Ok(database) = self.process_id() {
             match self.ask(database, &mut seen).await {
                 Ok(()) => {
@@ -63,6 +70,19 @@ impl Mysql {
             }
         }
         self.dress(seen, self.looks.last_answer())
+    }
+
+    /// A database whose disk is full does not fail: it waits for room, up to a minute longer than there is none, and all
+    /// commits wait with it. Ended, it leaves its place to a node that has room, and starts again when there is some here.
+    async fn end_what_waits_for_room(&self) {
+        let length = self.log_length();
+        let before = self.log_looked.swap(length, Ordering::Relaxed);
+        let new = length.saturating_sub(before).min(LOG_END);
+        if new > 0 && tail(&self.paths.log, new).await.contains(WAITS_FOR_ROOM) {
+            tracing::error!(folder = %self.paths.dir.display(), "the disk is full: the database, which would wait, is ended");
+            self.gate.close();
+            self.guard.kill();
+        }
     }
 
     async fn ask(&self, database: u32, seen: &mut Inspection) -> Result<(), EngineError> {

@@ -36,6 +36,7 @@ impl Mysql {
         finish(&self.paths.dir, &self.paths.data, &self.paths.fresh, &self.paths.old)?;
         if found {
             self.log_mark.store(self.log_length(), Ordering::Relaxed);
+            self.log_looked.store(self.log_length(), Ordering::Relaxed);
             self.take_over().await;
         }
         Ok(*self.guard.state().borrow())
@@ -114,6 +115,7 @@ impl Mysql {
             self.cut_feed().await;
             *self.running() = Running::default();
             self.log_mark.store(self.log_length(), Ordering::Relaxed);
+            self.log_looked.store(self.log_length(), Ordering::Relaxed);
             let order = self.prepare()?;
             self.guard.spawn(&order).await?;
         }
@@ -217,6 +219,9 @@ impl Mysql {
         let mark = self.log_mark.load(Ordering::Relaxed);
         let new = self.log_length().saturating_sub(mark).clamp(1, 16 << 10);
         let text = tail(&self.paths.log, new).await;
+        if let Some(line) = text.lines().rfind(|l| l.contains(super::inspect::WAITS_FOR_ROOM)) {
+            return EngineError::DiskFull { path: self.paths.dir.clone(), what: line.to_owned() };
+        }
         let lines: Vec<&str> = text.lines().collect();
         let log = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n");
         let why = match self.guard.ending() {

@@ -51,6 +51,8 @@ pub(super) struct Mysql {
     pub(super) feed: AsyncMutex<Option<Feed>>,
     /// How long the database's log was when it was last started.
     pub(super) log_mark: AtomicU64,
+    /// Up to where it was looked through.
+    pub(super) log_looked: AtomicU64,
 }
 
 /// What the running database was made.
@@ -93,6 +95,7 @@ impl Mysql {
             gate: Gate::default(),
             feed: AsyncMutex::new(None),
             log_mark: AtomicU64::new(0),
+            log_looked: AtomicU64::new(0),
         })
     }
 
