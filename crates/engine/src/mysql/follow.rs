@@ -58,6 +58,10 @@ impl Mysql {
         upstream: &Upstream,
         history: &History,
     ) -> Result<Option<String>, EngineError> {
+        match self.complete_log().await {
+            Err(EngineError::StartFailed { why, .. }) => return Ok(Some(why)),
+            other => other?,
+        }
         // Nothing may come in meanwhile.
         self.cut(session).await?;
         let last = match self.apply_all(session).await {

@@ -21,6 +21,7 @@ impl Mysql {
         if epoch.0 < 2 || epoch.0 > gtid::HIGHEST {
             return failed(format!("a promotion's epoch is between 2 and {}", gtid::HIGHEST));
         }
+        self.complete_log().await?;
         let mut session = self.session().await?;
         self.cut(&mut session).await?;
         let last = self.apply_all(&mut session).await?;

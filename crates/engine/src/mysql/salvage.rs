@@ -65,7 +65,11 @@ impl Mysql {
                 received = gtid::number(last),
                 "applying what was received before and not applied"
             );
-            self.apply(&files, applied).await?;
+            // A copy that can't take what it has acknowledged is no copy: a start that fails says so.
+            self.apply(&files, applied).await.map_err(|e| EngineError::StartFailed {
+                why: "what it had received can't be applied".into(),
+                log: e.chain(),
+            })?;
             let (slave, binlog) = self.places(&mut session).await?;
             let reached = gtid::number(gtid::further(slave, binlog));
             if reached < gtid::number(last) {

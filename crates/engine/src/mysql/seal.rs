@@ -31,6 +31,7 @@ impl Mysql {
     pub(super) async fn seal(&self) -> Result<Position, EngineError> {
         let _turn = self.turn.lock().await;
         self.must_be_standby("seal it")?;
+        self.complete_log().await?;
         let mut session = self.session().await?;
         self.cut(&mut session).await?;
         let last = self.apply_all(&mut session).await?;

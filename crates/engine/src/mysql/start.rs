@@ -193,7 +193,10 @@ impl Mysql {
     }
 
     /// Makes the database know all of the log that is here: how far it was copied to, and what an earlier run had received.
-    async fn complete_log(&self) -> Result<(), EngineError> {
+    ///
+    /// A start does this, and whatever reads or moves the log's end makes sure of it: an agent that ended in the middle of a
+    /// start leaves a running database whose log is not complete.
+    pub(super) async fn complete_log(&self) -> Result<(), EngineError> {
         let path = self.own(own::COPIED_TO);
         match fs::read_to_string(&path) {
             Ok(text) => {

@@ -38,10 +38,13 @@ impl Mysql {
             self.running().sync = Some(setting.clone());
             return Ok(());
         }
-        if self.running().settled && self.running().sync.as_ref() == Some(setting) {
+        let mut session = self.session().await?;
+        let same = self.running().settled && self.running().sync.as_ref() == Some(setting);
+        // Somebody may have switched it by hand.
+        if same && self.waits(&mut session).await? == (*setting != SyncSetting::Alone) {
+            self.give_back(session);
             return Ok(());
         }
-        let mut session = self.session().await?;
         self.apply_sync(&mut session, setting).await?;
         self.give_back(session);
         Ok(())
