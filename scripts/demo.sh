@@ -45,7 +45,7 @@ say "What the cluster decided, and why"
 say "The cluster is left running"
 "$trine" endpoints --dir "$DIR"
 case "$ENGINE" in postgres) client="psql '$writer'" ;; redis) client="redis-cli -u '$writer'" ;;
-    mariadb) client="mariadb --skip-ssl-verify-server-cert -h ... (see the endpoints above)" ;; esac
+    mariadb) client="mariadb -h 127.0.0.1 -P 6432 -u app -p app    # the password is in the URI" ;; esac
 cat <<TEXT
 
   $client

@@ -107,11 +107,12 @@ pub(crate) async fn run(a: Arguments) -> Result<()> {
                     );
                     return Ok(ids);
                 }
-                let ids = format!("select id from {}", a.table);
                 if mariadb::is_mariadb(dsn) {
                     let mut client = mariadb::connect(dsn, Duration::from_secs(10)).await?;
-                    return Ok(mariadb::rows::<i64>(&mut client, &ids).await?.into_iter().collect());
+                    let numbers = format!("select number from {}", a.table);
+                    return Ok(mariadb::rows::<i64>(&mut client, &numbers).await?.into_iter().collect());
                 }
+                let ids = format!("select id from {}", a.table);
                 let (client, _) = writer::connect(dsn, Duration::from_secs(10)).await?;
                 let rows = client.query(&ids, &[]).await?;
                 rows.iter().map(|r| Ok(r.try_get(0)?)).collect::<Result<_>>()

@@ -92,7 +92,7 @@ impl Mysql {
             user("trine_replication", "localhost", &self.config.superuser_password),
             "grant replication slave on *.* to trine_replication@localhost".into(),
             user("app", "%", &self.config.app_password),
-            "create database app".into(),
+            "create database app character set utf8mb4".into(),
             "grant all on app.* to app@'%'".into(),
             // Databases of its own, by name: a right to all of them would be one to the users' table as well.
             r"grant all on `app\_%`.* to app@'%'".into(),
