@@ -16,11 +16,13 @@ const HEADER: usize = 19;
 mod kind {
     pub(super) const QUERY: u8 = 2;
     pub(super) const XID: u8 = 16;
+    /// Ends what `XA PREPARE` has logged, which is acknowledged as a commit is.
+    pub(super) const XA_PREPARE: u8 = 38;
     pub(super) const GTID: u8 = 162;
 }
 
-/// A transaction that is one event long, such as a DDL (`FL_STANDALONE`).
-const STANDALONE: u8 = 1;
+/// A transaction that is one event long: a DDL (`FL_STANDALONE`), or the end of one that was prepared (`FL_COMPLETED_XA`).
+const STANDALONE: u8 = 1 | 128;
 /// How much of an event is looked at: enough for an identifier, and for the word that ends a transaction.
 const LOOKED_AT: usize = 64 << 10;
 
@@ -90,7 +92,7 @@ impl Found {
     fn take(&mut self, event: &Event, body: &[u8]) {
         match (event.kind, self.open) {
             (kind::GTID, _) => self.open = gtid(event.server, body),
-            (kind::XID, Some((gtid, _))) | (_, Some((gtid, true))) => self.whole(gtid),
+            (kind::XID | kind::XA_PREPARE, Some((gtid, _))) | (_, Some((gtid, true))) => self.whole(gtid),
             (kind::QUERY, Some((gtid, false))) if ends(body) => self.whole(gtid),
             _ => {}
         }
@@ -168,6 +170,16 @@ mod tests {
             };
             assert_eq!(last(&log[..cut]), expected, "cut at {cut}");
         }
+    }
+
+    /// Prepared transactions, and what becomes of them, are acknowledged, too.
+    #[test]
+    fn what_was_prepared_counts() {
+        let prepared = [MAGIC.to_vec(), gtid_event(5, 64), event(30, &[1; 9]), event(kind::XA_PREPARE, &[0; 9])];
+        assert_eq!(last(&prepared[..3].concat()), None);
+        assert_eq!(last(&prepared.concat()), Some(5));
+        let done = [gtid_event(6, 128), event(kind::QUERY, b"xxxx\0XA COMMIT X'61',X'',1")];
+        assert_eq!(last(&[prepared.concat(), done.concat()].concat()), Some(6));
     }
 
     #[test]
