@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 pub use nodes::Node;
-pub use options::{Database, Form, Options, client_binary, test_root, trine_binary};
+pub use options::{Database, Form, Options, client_binary, mysql_folder, test_root, trine_binary};
 
 use crate::disks::OwnDisk;
 use crate::docker::Docker;

@@ -1,4 +1,4 @@
-//! MariaDB as tests see it: a client of its endpoints, and a superuser's look into one node's database, past every endpoint.
+//! MariaDB and MySQL as tests see them: a client of its endpoints, and a superuser's look into one node's database, past every endpoint.
 
 mod alone;
 pub mod copies;
@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Row, from_value_opt};
 
-pub use alone::{Alone, version};
+pub use alone::{Alone, mysql_version, version};
 pub use local::Local;
 
-use crate::cluster::trine_binary;
+use crate::cluster::{mysql_folder, trine_binary};
 use crate::dsn;
 use crate::namespace::{on_path, run};
 
@@ -35,6 +35,16 @@ pub fn knows_mariadb() -> Result<()> {
     ensure!(on_path("mariadbd"), "there is no MariaDB here (package mariadb-server)");
     let help = run(Command::new(trine_binary()?).args(["local", "up", "--help"]))?;
     ensure!(help.contains("mariadb"), "this trine has no engine for MariaDB's own replication");
+    Ok(())
+}
+
+/// Can this machine, and the program under test, have a MySQL?
+///
+/// # Errors
+/// What is missing.
+pub fn knows_mysql() -> Result<()> {
+    let server = mysql_folder().join("bin/mysqld");
+    ensure!(server.is_file(), "there is no MySQL here ({}): scripts/mysql-for-tests.sh", server.display());
     Ok(())
 }
 

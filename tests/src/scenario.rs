@@ -170,7 +170,7 @@ impl Scenario {
         checks::nothing_lost(&self.cluster, &reports)?;
         match self.cluster.runs() {
             Database::Postgres => checks::copies_identical(&self.cluster)?,
-            Database::Mariadb => {
+            Database::Mariadb | Database::Mysql => {
                 mariadb::copies::identical(&self.cluster)?;
                 mariadb::copies::hold(&self.cluster, &reports)?;
             }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use trine_consensus::{ConsensusConfig, Founding, RaftConsensus, Standing};
 use trine_endpoint::{Endpoint, Kind, Limits};
 use trine_engine::guard::GuardCommand;
-use trine_engine::mysql::{MysqlConfig, MysqlEngine, server_id};
+use trine_engine::mysql::{Dialect, MysqlConfig, MysqlEngine, server_id};
 use trine_engine::postgres::{PostgresConfig, PostgresEngine};
 use trine_engine::volume::{DatabaseSpec, Place, VolumeConfig, VolumeEngine};
 use trine_engine::{CopyId, DataCopy, Engine, Inspection, Process};
@@ -113,9 +113,14 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
             };
             Ok(Arc::new(PostgresEngine::open(postgres, clock)?))
         }
-        EngineKind::MariaDb => {
+        EngineKind::MariaDb | EngineKind::MySql => {
             refuse_same_numbers(config)?;
-            let mariadb = MysqlConfig {
+            let dialect = match config.engine.kind {
+                EngineKind::MySql => Dialect::MySql,
+                _ => Dialect::MariaDb,
+            };
+            let mysql = MysqlConfig {
+                dialect,
                 me: config.node.clone(),
                 dir: config.dir.clone(),
                 bin_dir: config.engine.bin_dir.clone(),
@@ -127,7 +132,7 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
                 server_id: server_id(&config.node),
                 identity: CopyId(trine_volume::identity_of(&config.cluster_id)),
             };
-            Ok(Arc::new(MysqlEngine::open(mariadb, clock)?))
+            Ok(Arc::new(MysqlEngine::open(mysql, clock)?))
         }
         EngineKind::Volume => {
             let missing = || trine_engine::EngineError::Config("no [database] and no preset is set".to_owned());
@@ -148,7 +153,7 @@ pub fn engine(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Resu
     }
 }
 
-/// MariaDB's nodes go by numbers of their names.
+/// MariaDB's and MySQL's nodes go by numbers of their names.
 fn refuse_same_numbers(config: &Config) -> Result<(), AgentError> {
     let mut numbers = BTreeMap::new();
     for member in &config.members {

@@ -128,6 +128,8 @@ pub enum EngineKind {
     Postgres,
     /// MariaDB 10.11 or later.
     MariaDb,
+    /// MySQL 8.0.26 or later.
+    MySql,
     /// Any other, over a replicated volume.
     Volume,
 }
@@ -139,6 +141,7 @@ impl EngineKind {
         match self {
             Self::Postgres => "postgres",
             Self::MariaDb => "mariadb",
+            Self::MySql => "mysql",
             Self::Volume => "volume",
         }
     }
@@ -219,7 +222,7 @@ impl Config {
         match &self.volume {
             Some(volume) => volume.database.user(),
             None => Some(self.engine.user.as_deref().unwrap_or(match self.engine.kind {
-                EngineKind::MariaDb => "mysql",
+                EngineKind::MariaDb | EngineKind::MySql => "mysql",
                 EngineKind::Postgres | EngineKind::Volume => "postgres",
             })),
         }

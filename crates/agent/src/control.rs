@@ -56,7 +56,7 @@ impl Control for NodeControl {
         let text = |of: &[SocketAddr]| -> Vec<String> { of.iter().map(ToString::to_string).collect() };
         let (writer, reader) = (text(&writer), text(&reader));
         Ok(match config.engine.kind {
-            EngineKind::MariaDb => Uris::mysql(&writer, &reader, "app", password, "app"),
+            EngineKind::MariaDb | EngineKind::MySql => Uris::mysql(&writer, &reader, "app", password, "app"),
             EngineKind::Postgres | EngineKind::Volume => Uris::postgres(&writer, &reader, "app", password, "app"),
         })
     }
@@ -207,8 +207,8 @@ pub(crate) fn status(node: &Node) -> Status {
         shown.writable = leads && writable;
         let position = digest.accounts.get(&member.name).and_then(|a| a.report.position);
         shown.lag_bytes = match (position, end) {
-            // MariaDB counts transactions.
-            (Some(p), Some(end)) if p.epoch == end.epoch && node.engine.kind() != "mariadb" => {
+            // MariaDB and MySQL count transactions.
+            (Some(p), Some(end)) if p.epoch == end.epoch && !matches!(node.engine.kind(), "mariadb" | "mysql") => {
                 Some(end.offset.saturating_sub(p.offset))
             }
             _ => None,

@@ -70,7 +70,7 @@ impl Dialer for NodeDialer {
 pub(crate) fn wire(node: &Node) -> Wire {
     match node.engine.kind() {
         "postgres" => Wire::Postgres,
-        "mariadb" => Wire::MySql,
+        "mariadb" | "mysql" => Wire::MySql,
         _ => Wire::Raw,
     }
 }

@@ -128,7 +128,7 @@ fn everything_else_is_refused_by_name() {
         (GOOD.replace("zone = \"b\"", "zone = \"\""), &["members.zone"]),
         (GOOD.replace("priority = 50", "priority = 2000"), &["members.priority", "2000"]),
         (GOOD.replace("priority = 50", "voter = false"), &["members", "2 voters", "1, 3 or 5"]),
-        (GOOD.replace("\"postgres\"", "\"mysql\""), &["engine.kind", "mysql", "not built yet", "postgres"]),
+        (GOOD.replace("\"postgres\"", "\"oracle\""), &["engine.kind", "oracle", "mysql", "postgres"]),
         (GOOD.replace("\"postgres\"", "\"oracle\""), &["engine.kind", "oracle", "postgres"]),
         (with("user = \"root\""), &["engine.user", "root"]),
         (with("bin_dir = \"bin\""), &["engine.bin_dir", "absolute"]),

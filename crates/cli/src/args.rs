@@ -76,7 +76,7 @@ pub(crate) struct Up {
     /// The folder that holds all of it
     #[arg(long)]
     pub(crate) dir: PathBuf,
-    /// The database: postgres, mariadb, or volume for any other (--set preset=redis) [default: postgres]
+    /// The database: postgres, mariadb, mysql, or volume for any other (--set preset=redis) [default: postgres]
     #[arg(long)]
     pub(crate) engine: Option<String>,
     /// Settings to merge into each node's trine.toml
@@ -147,7 +147,7 @@ pub(crate) struct Init {
     /// Where each node's folder will be on its machine [default: the same path as here]
     #[arg(long, value_name = "PATH")]
     pub(crate) node_dir: Option<PathBuf>,
-    /// The database: postgres, mariadb, or volume for any other (--set preset=redis)
+    /// The database: postgres, mariadb, mysql, or volume for any other (--set preset=redis)
     #[arg(long, default_value = "postgres")]
     pub(crate) engine: String,
     /// Settings to merge into each node's trine.toml

@@ -71,7 +71,7 @@ fn settings_are_checked_before_anything_is_made() {
     up(&["--set", "timing.lease_ms=5"], 2, &["lease_ms", "300 to 60000"]);
     up(&["--set", "timing.lease_ms=soon"], 2, &["lease_ms", "soon"]);
     up(&["--set", "node=n9"], 2, &["node"]);
-    up(&["--engine", "mysql"], 2, &["mysql", "not built yet"]);
+    up(&["--engine", "oracle"], 2, &["oracle", "mysql"]);
     up(&["--engine", "oracle"], 2, &["oracle", "postgres"]);
     up(&["--engine", "volume"], 2, &["preset", "redis", "database.command"]);
     up(&["--engine", "volume", "--set", "preset=oracle"], 2, &["preset", "oracle", "redis"]);

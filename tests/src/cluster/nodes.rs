@@ -81,7 +81,7 @@ impl Cluster {
         Ok(pid)
     }
 
-    /// The one process of a node's MariaDB.
+    /// The one process of a node's MariaDB or MySQL.
     fn mariadbd(&self, node: &str) -> Result<u32> {
         let is_it = |p: &Process| {
             let program = p.title.split(' ').next().unwrap_or_default().rsplit('/').next();
@@ -98,7 +98,7 @@ impl Cluster {
     pub fn database(&self, node: &str) -> Result<u32> {
         match self.runs() {
             Database::Postgres => return self.postmaster(node),
-            Database::Mariadb => return self.mariadbd(node),
+            Database::Mariadb | Database::Mysql => return self.mariadbd(node),
             Database::Volume(_) => {}
         }
         let contained = docker::processes_of(&docker::recorded(&self.node(node).dir));

@@ -23,6 +23,8 @@ pub enum Database {
     Postgres,
     /// MariaDB with its own replication.
     Mariadb,
+    /// MySQL with its own replication.
+    Mysql,
     /// One of this preset, on a replicated volume.
     Volume(&'static str),
 }
@@ -73,10 +75,10 @@ impl Options {
         Self { database: Database::Volume(preset), ..self }
     }
 
-    /// With MariaDB and its own replication.
+    /// With this database.
     #[must_use]
-    pub fn mariadb(self) -> Self {
-        Self { database: Database::Mariadb, ..self }
+    pub fn with(self, database: Database) -> Self {
+        Self { database, ..self }
     }
 
     /// With that database in a container, of an image that is there. It is reached by its socket: the daemon's networks are none of
@@ -97,6 +99,10 @@ impl Options {
         match self.database {
             Database::Postgres => Vec::new(),
             Database::Mariadb => ["--engine", "mariadb"].map(str::to_owned).to_vec(),
+            Database::Mysql => {
+                let programs = format!("engine.bin_dir={:?}", mysql_folder().join("bin"));
+                ["--engine", "mysql", "--set", &programs].map(str::to_owned).to_vec()
+            }
             Database::Volume(preset) => {
                 ["--engine", "volume", "--set", &format!("preset={preset}")].map(str::to_owned).to_vec()
             }
@@ -109,6 +115,12 @@ impl Options {
         self.set.push(setting.to_owned());
         self
     }
+}
+
+/// Where `scripts/mysql-for-tests.sh` puts MySQL: `TRINE_TEST_MYSQL`, or its own choice.
+#[must_use]
+pub fn mysql_folder() -> PathBuf {
+    std::env::var_os("TRINE_TEST_MYSQL").map_or_else(|| PathBuf::from("/var/cache/trine-mysql"), PathBuf::from)
 }
 
 /// The program under test: `TRINE_BIN`, or the one built into the same target directory as this test.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::Local;
+use crate::cluster::mysql_folder;
 use crate::namespace;
 use crate::wait::wait_for;
 
@@ -26,6 +27,14 @@ pub fn version() -> String {
     // `mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64 (Debian 12)`
     let said = namespace::run(Command::new("mariadbd").arg("--version")).unwrap_or_default();
     format!("MariaDB {}", said.split_whitespace().nth(2).unwrap_or_default())
+}
+
+/// The version of the MySQL for tests.
+#[must_use]
+pub fn mysql_version() -> String {
+    let mut ask = Command::new(mysql_folder().join("bin/mysqld"));
+    let said = namespace::run(ask.args(["--no-defaults", "--version"])).unwrap_or_default();
+    format!("MySQL {}", said.split_whitespace().nth(2).unwrap_or_default())
 }
 
 impl Alone {

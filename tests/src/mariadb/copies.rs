@@ -1,4 +1,4 @@
-//! The three copies that MariaDB's own replication keeps, each asked by its own socket.
+//! The three copies that MariaDB's or MySQL's own replication keeps, each asked by its own socket.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::Local;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Database};
 use crate::ledger::Report;
 use crate::wait::wait_until;
 
@@ -21,12 +21,15 @@ const APPLIED_WITHIN: Duration = Duration::from_secs(60);
 pub fn identical(cluster: &Cluster) -> Result<()> {
     let primary = cluster.primary()?;
     let on_primary = Local::of(cluster, &primary)?;
-    let end = on_primary.value("select @@global.gtid_binlog_pos")?;
+    let mysql = cluster.runs() == Database::Mysql;
+    let end =
+        on_primary.value(if mysql { "select @@global.gtid_executed" } else { "select @@global.gtid_binlog_pos" })?;
+    let wait = if mysql { "wait_for_executed_gtid_set" } else { "master_gtid_wait" };
     let expected = on_primary.checksums()?;
     for node in cluster.nodes().iter().filter(|n| n.name != primary) {
         let local = Local::of(cluster, &node.name)?;
         wait_until(&format!("{} to apply up to {end}", node.name), APPLIED_WITHIN, || {
-            Ok(local.value(&format!("select master_gtid_wait('{end}', 0.1)"))? == "0")
+            Ok(local.value(&format!("select {wait}('{end}', 0.1)"))? == "0")
         })?;
         let read_only = local.value("select @@global.read_only")?;
         ensure!(!["0", "OFF"].contains(&read_only.as_str()), "{} takes writes, and {primary} leads", node.name);

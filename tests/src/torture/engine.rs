@@ -11,7 +11,7 @@ use super::kind::{Kind, Role};
 use super::session::{Failure, Firebird, Mariadb, Postgres, Redis, Session, Sqlite};
 use super::verify;
 use crate::checks;
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{Cluster, Database, Options};
 use crate::disks::DiskKind;
 use crate::docker::{self, Docker};
 use crate::mariadb;
@@ -38,6 +38,8 @@ pub enum Engine {
     Mariadb,
     /// MariaDB on a replicated volume.
     MariadbVolume,
+    /// MySQL with its own replication.
+    Mysql,
 }
 
 /// The image knows no user by name.
@@ -56,6 +58,7 @@ impl Engine {
             Self::SqliteDocker => "sqlite-docker",
             Self::Mariadb => "mariadb",
             Self::MariadbVolume => "mariadb-volume",
+            Self::Mysql => "mysql",
         }
     }
 
@@ -69,7 +72,8 @@ impl Engine {
         match self {
             Self::Postgres => Ok(options),
             Self::Redis | Self::Firebird | Self::Sqlite => Ok(options.volume(self.name())),
-            Self::Mariadb => Ok(options.mariadb()),
+            Self::Mariadb => Ok(options.with(Database::Mariadb)),
+            Self::Mysql => Ok(options.with(Database::Mysql)),
             Self::MariadbVolume => Ok(options.volume("mariadb")),
             Self::RedisDocker => {
                 let options = options.volume("redis").set(NUMBERS);
@@ -92,7 +96,7 @@ impl Engine {
     /// the same way as what agents tell each other.
     #[must_use]
     pub fn strikes(self, kind: Kind, role: Role) -> bool {
-        let on_volume = !matches!(self, Self::Postgres | Self::Mariadb);
+        let on_volume = !matches!(self, Self::Postgres | Self::Mariadb | Self::Mysql);
         match kind {
             Kind::ReplicationCut => !on_volume,
             Kind::MountLost => on_volume && role == Role::Primary,
@@ -118,7 +122,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Ok(()),
             Self::Firebird => Firebird::prepare(cluster, registers),
             Self::Sqlite | Self::SqliteDocker => Sqlite::prepare(cluster, registers),
-            Self::Mariadb | Self::MariadbVolume => Mariadb::prepare(cluster, registers),
+            Self::Mariadb | Self::MariadbVolume | Self::Mysql => Mariadb::prepare(cluster, registers),
         }
     }
 
@@ -132,7 +136,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Firebird => Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Sqlite | Self::SqliteDocker => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
-            Self::Mariadb | Self::MariadbVolume => {
+            Self::Mariadb | Self::MariadbVolume | Self::Mysql => {
                 Mariadb::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>)
             }
         }
@@ -149,7 +153,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => Redis::list(dsn).await,
             Self::Firebird => Firebird::list(dsn).await,
             Self::Sqlite | Self::SqliteDocker => Sqlite::list(dsn).await,
-            Self::Mariadb | Self::MariadbVolume => Mariadb::list(dsn).await,
+            Self::Mariadb | Self::MariadbVolume | Self::Mysql => Mariadb::list(dsn).await,
         }
     }
 
@@ -164,7 +168,7 @@ impl Engine {
             Self::Redis | Self::RedisDocker => verify::each_copy(cluster, verify::redis),
             Self::Firebird => verify::each_copy(cluster, verify::firebird),
             Self::Sqlite | Self::SqliteDocker => verify::each_copy(cluster, verify::sqlite),
-            Self::Mariadb => mariadb::copies::check(cluster),
+            Self::Mariadb | Self::Mysql => mariadb::copies::check(cluster),
             Self::MariadbVolume => verify::each_copy(cluster, verify::mariadb),
         }
     }
@@ -185,6 +189,7 @@ impl Engine {
                 format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default())
             }
             Self::Mariadb | Self::MariadbVolume => mariadb::version(),
+            Self::Mysql => mariadb::mysql_version(),
             Self::Redis | Self::RedisDocker => {
                 run("redis-server".as_ref()).split(" sha=").next().unwrap_or_default().to_owned()
             }

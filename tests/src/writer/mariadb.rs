@@ -34,7 +34,8 @@ impl Link for Mariadb {
         let prepare = async {
             if options.statement_timeout_ms > 0 {
                 let seconds = Duration::from_millis(options.statement_timeout_ms).as_secs_f64();
-                conn.query_drop(format!("set max_statement_time = {seconds}")).await?;
+                // MySQL has no limit for writes.
+                conn.query_drop(format!("/*M! set max_statement_time = {seconds} */")).await?;
             }
             anyhow::Ok(conn.prep(format!("insert into {table} (writer, number) values (?, ?)")).await?)
         };

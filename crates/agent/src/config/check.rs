@@ -367,19 +367,16 @@ impl Check<'_> {
             "postgres" => EngineKind::Postgres,
             "volume" => EngineKind::Volume,
             "mariadb" => EngineKind::MariaDb,
-            later @ "mysql" => {
-                let allowed = "is not built yet; use \"postgres\", \"mariadb\", or \"volume\" for MySQL's files";
-                return Err(self.refuse(&t.kind, "engine.kind", later, allowed));
-            }
+            "mysql" => EngineKind::MySql,
             other => {
-                let allowed = "use \"postgres\", \"mariadb\", or \"volume\" for any other database";
+                let allowed = "use \"postgres\", \"mariadb\", \"mysql\", or \"volume\" for any other database";
                 return Err(self.refuse(&t.kind, "engine.kind", other, allowed));
             }
         };
         match (kind, t.hba.first()) {
             (EngineKind::Volume, _) => self.nothing_of_postgres(&t)?,
-            (EngineKind::MariaDb, Some(line)) => {
-                let allowed = "is PostgreSQL's pg_hba.conf; with \"mariadb\" accounts say who may come in";
+            (EngineKind::MariaDb | EngineKind::MySql, Some(line)) => {
+                let allowed = "is PostgreSQL's pg_hba.conf; with another database accounts say who may come in";
                 return Err(self.refuse(line, "engine.hba", line.get_ref(), allowed));
             }
             _ => {}
@@ -454,8 +451,10 @@ impl Check<'_> {
 
     fn sync(&self, t: &SyncTable, members: &[Member], kind: &Spanned<String>) -> Result<SyncConfig, ConfigError> {
         let standbys = members.iter().filter(|m| m.voter).count().saturating_sub(1);
-        if let Some(acks) = t.acks.as_ref().filter(|a| *a.get_ref() > 1 && kind.get_ref() == "mariadb") {
-            let allowed = "use 1: MariaDB waits for one standby, and can't be made to wait for more";
+        if let Some(acks) =
+            t.acks.as_ref().filter(|a| *a.get_ref() > 1 && matches!(kind.get_ref().as_str(), "mariadb" | "mysql"))
+        {
+            let allowed = "use 1: with this engine commits wait for one standby, and can't be made to wait for more";
             return Err(self.refuse(acks, "sync.acks", acks.get_ref(), allowed));
         }
         let acks = t.acks.as_ref().map_or_else(|| i64::from(standbys > 0), |a| *a.get_ref());

@@ -33,6 +33,7 @@ pub(crate) fn check(config: &Config, dir: &Path) -> Done {
         let message = format!("there is no user {name} on this machine for the database to run as");
         let package = match config.engine.kind {
             EngineKind::MariaDb => "MariaDB, which makes the user mysql",
+            EngineKind::MySql => "MySQL, which makes the user mysql",
             EngineKind::Postgres | EngineKind::Volume => "PostgreSQL, which makes the user postgres",
         };
         let hint = format!("install {package}, or name another user: --set engine.user=NAME");

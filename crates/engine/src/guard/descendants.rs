@@ -56,7 +56,7 @@ pub(super) fn all_processes() -> Vec<u32> {
 pub(crate) enum Whose {
     /// Those that run one of PostgreSQL's programs.
     Postgres,
-    /// Those that run one of MariaDB's.
+    /// Those that run one of MariaDB's or MySQL's.
     MariaDb,
     /// Whatever program: every process without a terminal. A person's shell there, and what it runs, has one.
     Anybody,

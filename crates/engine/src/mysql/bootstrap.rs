@@ -1,6 +1,7 @@
 //! The first copy of a cluster, and who may do what in it.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use rustix::process::{Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
+use super::dialect::Dialect;
 use super::paths::own;
-use super::session::{Session, USER, literal};
+use super::session::{REPLICATION, Session, USER, literal};
 use super::state::Mysql;
 use crate::files::{remove_file, remove_tree, sync_all, sync_dir};
 use crate::guard::descendants::pid;
-use crate::tool::{Tool, as_child};
+use crate::tool::as_child;
 use crate::{CopyId, EngineError};
 
 /// How long a private run may take to come up, and to end.
@@ -40,17 +42,10 @@ impl Mysql {
     async fn make_fresh(&self) -> Result<(), EngineError> {
         let data = &self.paths.fresh;
         self.account.make_dir(data)?;
-        let program = self.binaries.tool("mariadb-install-db");
-        let tool = Tool { program, account: &self.account, place: &self.paths.tools };
-        let args = [
-            "--no-defaults".to_owned(),
-            format!("--datadir={}", data.display()),
-            "--skip-test-db".into(),
-            "--skip-name-resolve".into(),
-            "--auth-root-authentication-method=normal".into(),
-        ];
-        let said = tool.run(&args, |_| {}).await?;
-        self.check_tool("mariadb-install-db", &said)?;
+        match self.config.dialect {
+            Dialect::MariaDb => self.mariadb_installs(data).await?,
+            Dialect::MySql => self.mysql_installs(data).await?,
+        }
         self.set_up().await?;
         self.account.write(&data.join(own::IDENTITY), format!("{}\n", self.config.identity).as_bytes())?;
         sync_all(data).await
@@ -59,7 +54,7 @@ impl Mysql {
     /// Makes the users and tables that the cluster needs, by a private run of the database that nobody else can reach.
     /// Nothing of it is in a binary log: every copy begins with it.
     async fn set_up(&self) -> Result<(), EngineError> {
-        let mut server = self.private_run()?;
+        let mut server = self.private_run(&self.paths.fresh, &[])?;
         let done = async {
             let mut session = self.private_session(&mut server).await?;
             for statement in self.first_statements() {
@@ -86,11 +81,11 @@ impl Mysql {
         let user = |name: &str, host: &str, password: &str| {
             format!("create user {}@{} identified by {}", literal(name), literal(host), literal(password))
         };
-        vec![
+        let mut all = vec![
             user(USER, "localhost", &self.config.superuser_password),
             format!("grant all on *.* to {USER}@localhost with grant option"),
-            user("trine_replication", "localhost", &self.config.superuser_password),
-            "grant replication slave on *.* to trine_replication@localhost".into(),
+            user(REPLICATION, "localhost", &self.config.superuser_password),
+            format!("grant replication slave on *.* to {REPLICATION}@localhost"),
             user("app", "%", &self.config.app_password),
             "create database app character set utf8mb4".into(),
             "grant all on app.* to app@'%'".into(),
@@ -104,38 +99,32 @@ impl Mysql {
              at timestamp(6) not null default current_timestamp(6)) engine = InnoDB"
                 .into(),
             "create table trine.nudge (id bigint unsigned primary key auto_increment) engine = InnoDB".into(),
-            "delete from mysql.global_priv where user not in ('trine', 'trine_replication', 'app', 'mariadb.sys')"
-                .into(),
-            "delete from mysql.proxies_priv".into(),
-            "flush privileges".into(),
-        ]
+        ];
+        all.extend(self.words().tidy.iter().map(|&s| s.to_owned()));
+        all
     }
 
-    fn private_run(&self) -> Result<Child, EngineError> {
+    /// A run on a folder that nobody else can reach.
+    pub(super) fn private_run(&self, data: &Path, more: &[&str]) -> Result<Child, EngineError> {
         let path = self.paths.sockets.join("private.log");
         let log = fs::File::create(&path).map_err(EngineError::io("write", path))?;
         let program = self.binaries.server();
         let mut command = Command::new(&program);
-        let data = &self.paths.fresh;
         command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         command.arg(format!("--socket={}", self.paths.private_socket().display()));
         command.arg(format!("--pid-file={}", self.paths.sockets.join("private.pid").display()));
-        command.args([
-            "--skip-networking",
-            "--skip-log-bin",
-            "--skip-slave-start",
-            "--innodb-flush-log-at-trx-commit=1",
-        ]);
+        command.args(["--skip-networking", "--skip-log-bin", "--innodb-flush-log-at-trx-commit=1"]);
+        command.args(self.words().private_run).args(more);
         command.current_dir(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         as_child(&mut command, &self.account);
         command.spawn().map_err(EngineError::io("run", program))
     }
 
-    async fn private_session(&self, server: &mut Child) -> Result<Session, EngineError> {
+    pub(super) async fn private_session(&self, server: &mut Child) -> Result<Session, EngineError> {
         let socket = self.paths.private_socket();
         let connected = async {
             loop {
-                match Session::open(&socket, "root", "").await {
+                match Session::open(&socket, self.words(), "root", "").await {
                     Ok(session) => return session,
                     Err(e) => tracing::trace!(error = %e.chain(), "the private run is not up yet"),
                 }

@@ -1,4 +1,4 @@
-//! MariaDB as the agent sees it.
+//! MariaDB and MySQL as the agent sees them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use trine_protocol::{Epoch, Moment, NodeName, Position};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::binaries::Binaries;
+use super::dialect::Dialect;
 use super::paths::Paths;
 use super::settings;
 use super::state::Mysql;
@@ -27,6 +28,8 @@ use crate::{
 /// What the engine has to know about this node.
 #[derive(Clone)]
 pub struct MysqlConfig {
+    /// Which database it is.
+    pub dialect: Dialect,
     /// This node.
     pub me: NodeName,
     /// The node's folder: `data/`, `run/`, `log/`, `conf/` are made below it.
@@ -63,7 +66,7 @@ impl std::fmt::Debug for MysqlConfig {
     }
 }
 
-/// MariaDB on this node.
+/// The database on this node.
 #[derive(Clone, Debug)]
 pub struct MysqlEngine {
     inner: Arc<Mysql>,
@@ -75,9 +78,9 @@ impl MysqlEngine {
     /// # Errors
     /// [`EngineError::Config`] and [`EngineError::NoBinaries`] say which setting is wrong and why.
     pub fn open(config: MysqlConfig, clock: Arc<dyn Clock>) -> Result<Self, EngineError> {
-        settings::check(&config.parameters)?;
+        settings::check(config.dialect, &config.parameters)?;
         let account = Account::find(config.user.as_deref(), Some("mysql"), "engine.user")?;
-        let binaries = Binaries::find(config.bin_dir.as_deref())?;
+        let binaries = Binaries::find(config.dialect.programs(), config.bin_dir.as_deref())?;
         let paths = Paths::prepare(&config.dir, &account)?;
         let guard = GuardClient::new(
             config.guard.clone(),
@@ -102,7 +105,7 @@ impl MysqlEngine {
 #[async_trait]
 impl Engine for MysqlEngine {
     fn kind(&self) -> &'static str {
-        "mariadb"
+        self.inner.words().kind
     }
 
     fn meet(&self, neighbours: Arc<dyn Neighbours>) {
@@ -172,7 +175,7 @@ impl Engine for MysqlEngine {
         _history: &History,
         _progress: &watch::Sender<Progress>,
     ) -> Result<(), EngineError> {
-        Err(EngineError::NeedsRebuild("what MariaDB has committed can't be taken back".into()))
+        Err(EngineError::NeedsRebuild(format!("what {} has committed can't be taken back", self.inner.words().product)))
     }
 
     async fn clone_from(

@@ -17,8 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use trine_protocol::{Epoch, NodeName};
 
 use super::gate::Progress;
-use super::gtid;
-use super::session::{Session, column};
+use super::session::Session;
 use super::state::Mysql;
 use super::tunnel::{Hello, Told, hear, say};
 use crate::{Ask, EngineError, Neighbours};
@@ -220,10 +219,9 @@ async fn keep(
                 tracing::warn!("the receiver has given up acknowledging: it is started again");
                 engine.make_acknowledge(true, &acknowledges).await?;
             }
-            let (applied, written) = engine.places(&mut session).await?;
+            let applied = engine.place(&mut session).await?.number;
             engine.give_back(session);
-            let applied = gtid::number(gtid::further(applied, written));
-            let received = gtid::number(slave.received).max(applied);
+            let received = slave.received.number.max(applied);
             let streaming = slave.receiver == "Yes" && slave.applies;
             progress.send_replace(Progress { received, applied, streaming });
             Ok::<(), EngineError>(())
@@ -239,9 +237,7 @@ impl Mysql {
     /// Whether the receiver was to acknowledge, and does not any more: an acknowledgement was not taken in time.
     async fn has_given_up(&self, session: &mut Session) -> Result<bool, EngineError> {
         const ACTION: &str = "say whether it acknowledges";
-        let row = session.row(ACTION, "show global status like 'Rpl_semi_sync_slave_status'").await?;
-        let text = row.and_then(|r| column::<String>(&r, 1));
-        text.map(|t| t != "ON").ok_or(EngineError::Unreadable { action: ACTION })
+        Ok(session.status(ACTION, self.words().acknowledges).await? != "ON")
     }
 
     /// Restarts the receiver as one that acknowledges, or does not. The applier goes on: what was received stays.
@@ -252,11 +248,10 @@ impl Mysql {
             // With both stopped, the next start would throw the received log away.
             return Err(EngineError::NotConfirmed("its sync rule: its applier has stopped".into()));
         }
-        session.run("stop its receiver", "stop slave io_thread").await?;
-        let set = format!("set global rpl_semi_sync_slave_enabled = {}", if wanted { "ON" } else { "OFF" });
-        session.run("make its receiver acknowledge", &set).await?;
+        session.run("stop its receiver", self.words().stop_receiver).await?;
+        session.run("make its receiver acknowledge", &self.words().acknowledge(wanted)).await?;
         acknowledges.store(wanted, Ordering::SeqCst);
-        session.run("start its receiver", "start slave io_thread").await?;
+        session.run("start its receiver", self.words().start_receiver).await?;
         self.give_back(session);
         tracing::info!(acknowledges = wanted, "the receiver was started again");
         Ok(())

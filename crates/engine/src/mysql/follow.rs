@@ -6,9 +6,8 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::feed::Feed;
-use super::gtid;
 use super::seal::Slave;
-use super::session::{Session, literal};
+use super::session::Session;
 use super::state::Mysql;
 use crate::{EngineError, Followed, History, Upstream};
 
@@ -66,7 +65,7 @@ impl Mysql {
         self.cut(session).await?;
         let last = match self.apply_all(session).await {
             Err(EngineError::NeedsRebuild(why)) => return Ok(Some(why)),
-            other => gtid::number(other?),
+            other => other?.number,
         };
         let own = self.descent(session, last).await?;
         if own.identity != history.identity {
@@ -91,28 +90,10 @@ impl Mysql {
         history: &History,
     ) -> Result<(), EngineError> {
         let mut feed = Feed::open(this, upstream.node.clone(), history.epoch).await?;
-        let (applied, written) = this.places(session).await?;
-        let place = gtid::further(applied, written).map(|g| g.to_string()).unwrap_or_default();
-        session.run("stop following", "stop all slaves").await?;
-        if gtid::number(applied) < gtid::number(written) {
-            // Its own log goes further than what it took from others: it has been a primary.
-            let set = format!("set global gtid_slave_pos = {}", literal(&place));
-            session.run("go on from its own log's end", &set).await?;
-        }
         let acknowledges = feed.first_word().await;
-        let set = format!("set global rpl_semi_sync_slave_enabled = {}", if acknowledges { "ON" } else { "OFF" });
-        session.run("make its receiver acknowledge", &set).await?;
+        session.run("make its receiver acknowledge", &this.words().acknowledge(acknowledges)).await?;
         feed.set_acknowledges(acknowledges);
-        let (host, port) = (feed.address.ip().to_string(), feed.address.port());
-        let change = format!(
-            "change master to master_host = {}, master_port = {port}, master_user = 'trine_replication', \
-             master_password = {}, master_connect_retry = 1, master_heartbeat_period = 1, master_ssl = 0, \
-             master_use_gtid = slave_pos",
-            literal(&host),
-            literal(&this.config.superuser_password)
-        );
-        session.run("follow another", &change).await?;
-        session.run("follow another", "start slave").await?;
+        this.follow_behind(session, feed.address).await?;
         feed.keep(this);
         *this.feed.lock().await = Some(feed);
         Ok(())
@@ -131,9 +112,15 @@ fn judge(slave: &Slave) -> Followed {
     }
     let Some(error) = &slave.receiver_error else { return Followed::NotYet };
     let any = |texts: &[&str]| texts.iter().any(|t| error.contains(t));
-    if any(&["which is not in the master's binlog", "has diverged", "alternate history"]) {
+    if any(&["which is not in the master's binlog", "has diverged", "alternate history", "more GTIDs than the source"])
+    {
         Followed::Diverged(error.clone())
-    } else if any(&["slave state is too old", "Could not find GTID state", "Could not find first log file name"]) {
+    } else if any(&[
+        "slave state is too old",
+        "Could not find GTID state",
+        "Could not find first log file name",
+        "purged required binary logs",
+    ]) {
         Followed::TooFarBehind(error.clone())
     } else {
         Followed::NotYet

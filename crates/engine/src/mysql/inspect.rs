@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use trine_protocol::Moment;
 
-use super::gtid;
+use super::place;
 use super::session::Session;
 use super::state::Mysql;
 use crate::guard::{blocking, tail};
@@ -91,21 +91,20 @@ impl Mysql {
             None => self.new_session().await?,
         };
         let leading = self.leading();
-        let (applied, written) = self.places(&mut session).await?;
-        let last = gtid::number(gtid::further(applied, written));
+        let last = self.place(&mut session).await?.number;
         if let Some(epoch) = leading {
             seen.role = Some(Role::Primary);
             seen.timeline = Some(epoch.0);
-            seen.position = Some(gtid::position(last));
+            seen.position = Some(place::position(last));
             seen.rewind_ready = true;
             seen.standbys = self.gate.standbys(self.clock.now());
         } else {
             let slave = self.slave(&mut session).await?.unwrap_or_default();
-            let received = gtid::number(slave.received).max(last);
+            let received = slave.received.number.max(last);
             seen.role = Some(Role::Standby);
             // A first copy, which nothing was written to, is before every epoch: 2 is the first that it can lead.
-            seen.timeline = Some(gtid::epoch_of(received).0.max(1));
-            seen.position = Some(gtid::position(received));
+            seen.timeline = Some(place::epoch_of(received).0.max(1));
+            seen.position = Some(place::position(received));
             (seen.received, seen.replayed) = (Some(received), Some(last));
             let flows = slave.receiver == "Yes" && slave.applies;
             seen.streaming = flows && self.running().following.is_some();

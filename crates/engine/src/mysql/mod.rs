@@ -1,13 +1,13 @@
-//! MariaDB 10.11 and later, by its own lossless semi-synchronous replication.
+//! MariaDB and MySQL, by their own lossless semi-synchronous replication.
 //!
 //! | file | what |
 //! |---|---|
-//! | `gtid.rs` | how a transaction's number says its epoch: the position |
+//! | `place.rs` | where a log ends, as the protocol counts it |
+//! | `dialect/` | what MariaDB and MySQL call differently, and what only one of them does |
 //! | `settings.rs`, `paths.rs`, `binaries.rs` | the settings file, the folders, the programs |
 //! | `session.rs` | the agent's own connections |
 //! | `bootstrap.rs`, `start.rs`, `stop.rs` | the first copy; starting and stopping |
-//! | `salvage.rs`, `binlog.rs` | received logs that the database would throw away at a start |
-//! | `seal.rs`, `promote.rs`, `follow.rs`, `clone.rs` | what the rules ask of it |
+//! | `seal.rs`, `promote.rs`, `follow.rs`, `copy.rs` | what the rules ask of it |
 //! | `sync.rs` | the sync rule, and the commit that proves it |
 //! | `gate.rs`, `tunnel.rs`, `feed.rs` | replication through the agents: the primary's side, the way, the standby's |
 //! | `inspect.rs` | what can be seen of it |
@@ -18,18 +18,17 @@
 //! can't be told.
 
 mod binaries;
-mod binlog;
 mod bootstrap;
-mod clone;
+mod copy;
+mod dialect;
 mod engine;
 mod feed;
 mod follow;
 mod gate;
-mod gtid;
 mod inspect;
 mod paths;
+mod place;
 mod promote;
-mod salvage;
 mod seal;
 mod session;
 mod settings;
@@ -39,4 +38,5 @@ mod stop;
 mod sync;
 mod tunnel;
 
+pub use dialect::Dialect;
 pub use engine::{MysqlConfig, MysqlEngine, server_id};

@@ -2,7 +2,7 @@
 
 use trine_protocol::Epoch;
 
-use super::gtid;
+use super::place;
 use super::state::Mysql;
 use crate::{EngineError, Fork, History};
 
@@ -18,19 +18,21 @@ impl Mysql {
             Some(leading) => return failed(format!("it is the primary of epoch {leading}")),
             None => {}
         }
-        if epoch.0 < 2 || epoch.0 > gtid::HIGHEST {
-            return failed(format!("a promotion's epoch is between 2 and {}", gtid::HIGHEST));
+        if epoch.0 < 2 || epoch.0 > place::HIGHEST {
+            return failed(format!("a promotion's epoch is between 2 and {}", place::HIGHEST));
         }
         self.complete_log().await?;
         let mut session = self.session().await?;
         self.cut(&mut session).await?;
         let last = self.apply_all(&mut session).await?;
-        if gtid::epoch_of(gtid::number(last)) >= epoch {
-            return failed(format!("its log is of epoch {} already", gtid::epoch_of(gtid::number(last))));
+        if place::epoch_of(last.number) >= epoch {
+            return failed(format!("its log is of epoch {} already", place::epoch_of(last.number)));
         }
-        session.run("take no log any more", "stop all slaves").await?;
-        session.run("forget whom it followed", "reset slave all").await?;
-        session.run("acknowledge nothing any more", "set global rpl_semi_sync_slave_enabled = OFF").await?;
+        self.forget_upstream(&mut session).await?;
+        session.run("acknowledge nothing any more", &self.words().acknowledge(false)).await?;
+        if !self.words().open_for_agent.is_empty() {
+            session.run("let the agent write", self.words().open_for_agent).await?;
+        }
         self.note_leading(epoch, process)?;
         {
             let mut running = self.running();
@@ -47,8 +49,7 @@ impl Mysql {
     pub(super) async fn history(&self) -> Result<History, EngineError> {
         let epoch = self.must_be_primary("tell its history")?;
         let mut session = self.session().await?;
-        let (applied, written) = self.places(&mut session).await?;
-        let last = gtid::number(gtid::further(applied, written));
+        let last = self.place(&mut session).await?.number;
         let mut history = self.descent(&mut session, last).await?;
         self.give_back(session);
         if history.epoch != epoch {

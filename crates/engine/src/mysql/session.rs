@@ -7,17 +7,17 @@ use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, OptsBuilder, Row};
 use tokio::time::timeout;
 
+use super::dialect::Words;
 use crate::EngineError;
 
 /// The agent's user.
 pub(super) const USER: &str = "trine";
 
+/// The user that a standby's receiver comes as.
+pub(super) const REPLICATION: &str = "trine_replication";
+
 /// How long a connection may take. A database that does not let the agent in by then does not answer.
 const CONNECT: Duration = Duration::from_secs(5);
-
-/// Whatever the user has set for everybody: the agent's statements take as long as they take.
-const SETUP: &str = "set session wait_timeout = 31536000, lock_wait_timeout = 31536000, max_statement_time = 0, \
-    sql_mode = 'STRICT_ALL_TABLES', autocommit = 1";
 
 /// A connection. Dropping it closes it, in the middle of a statement too.
 #[derive(Debug)]
@@ -27,13 +27,13 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects as the agent, or as `user`.
-    pub(super) async fn open(socket: &Path, user: &str, password: &str) -> Result<Self, EngineError> {
+    pub(super) async fn open(socket: &Path, words: &Words, user: &str, password: &str) -> Result<Self, EngineError> {
         let options = OptsBuilder::default()
             .socket(Some(socket.display().to_string()))
             .user(Some(user))
             .pass(Some(password))
             .prefer_socket(Some(true))
-            .setup(vec![SETUP]);
+            .setup(vec![words.session]);
         let conn = timeout(CONNECT, Conn::new(options)).await;
         let conn = conn
             .map_err(|_| EngineError::Timeout("let the agent in"))?
@@ -44,6 +44,11 @@ impl Session {
     /// Runs a statement.
     pub(super) async fn run(&mut self, action: &'static str, statement: &str) -> Result<(), EngineError> {
         self.conn.query_drop(statement).await.map_err(EngineError::mysql(action))
+    }
+
+    /// How many rows the last statement has changed.
+    pub(super) fn affected_rows(&self) -> u64 {
+        self.conn.affected_rows()
     }
 
     /// Runs a statement that has no text of its own for a failure of this number.
@@ -67,6 +72,12 @@ impl Session {
     /// The first row of an answer, if there is one.
     pub(super) async fn row(&mut self, action: &'static str, statement: &str) -> Result<Option<Row>, EngineError> {
         self.conn.query_first(statement).await.map_err(EngineError::mysql(action))
+    }
+
+    /// One of the database's counters and states.
+    pub(super) async fn status(&mut self, action: &'static str, name: &str) -> Result<String, EngineError> {
+        let row = self.row(action, &format!("show global status like {}", literal(name))).await?;
+        row.and_then(|r| column(&r, 1)).ok_or(EngineError::Unreadable { action })
     }
 
     /// The first column of the first row.

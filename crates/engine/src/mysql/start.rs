@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use trine_protocol::Epoch;
 
+use super::dialect::Dialect;
 use super::paths::own;
-use super::session::literal;
+use super::settings;
 use super::state::{Mysql, Running};
-use super::{gtid, settings};
-use crate::files::{remove_file, sync_dir};
+use crate::files::remove_file;
 use crate::guard::wire::Order;
 use crate::guard::{Ending, blocking, tail};
 use crate::swap::finish;
@@ -59,8 +59,9 @@ impl Mysql {
 
     async fn end_senders(&self) -> Result<(), EngineError> {
         let mut session = self.session().await?;
-        let asked = "select id from information_schema.processlist where command = 'Binlog Dump'";
-        let rows = session.rows("say who takes its log", asked).await?;
+        let (processes, dump) = (self.words().processes, self.words().dump);
+        let asked = format!("select id from {processes} where command = '{dump}'");
+        let rows = session.rows("say who takes its log", &asked).await?;
         let all: Vec<u64> = rows.iter().filter_map(|row| super::session::column(row, 0)).collect();
         self.end_threads(&mut session, &all).await?;
         self.give_back(session);
@@ -123,18 +124,20 @@ impl Mysql {
         if self.leading().is_none() {
             self.complete_log().await?;
         }
+        // Somebody may have given it another password, or have dropped it.
+        if let Err(e) = self.introduce("app", &self.config.app_password).await {
+            tracing::debug!(error = %e.chain(), "the user app of secrets.toml is not let in");
+        }
         Ok(())
     }
 
     /// Writes everything that a start needs, and says how to start it.
     fn prepare(&self) -> Result<Order, EngineError> {
         remove_file(&self.paths.leading())?;
-        self.set_received_aside()?;
-        // Whom it followed: it starts as one that follows nobody.
-        for name in ["master.info", "relay-log.info", "multi-master.info"] {
-            remove_file(&self.paths.data.join(name))?;
+        match self.config.dialect {
+            Dialect::MariaDb => self.mariadb_forgets_its_upstream()?,
+            Dialect::MySql => {}
         }
-        sync_dir(&self.paths.data)?;
         let text = settings::render(&self.config, &self.paths);
         crate::files::write_readable(&self.paths.settings(), &text)?;
         self.write_credentials()?;
@@ -197,25 +200,10 @@ impl Mysql {
     /// A start does this, and whatever reads or moves the log's end makes sure of it: an agent that ended in the middle of a
     /// start leaves a running database whose log is not complete.
     pub(super) async fn complete_log(&self) -> Result<(), EngineError> {
-        let path = self.own(own::COPIED_TO);
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let mut session = self.session().await?;
-                let copied =
-                    gtid::last_in(text.trim()).map_err(|why| EngineError::NeedsRebuild(format!("its copy: {why}")))?;
-                let (slave, _) = self.places(&mut session).await?;
-                if gtid::number(slave) < gtid::number(copied) {
-                    let set = format!("set global gtid_slave_pos = {}", literal(text.trim()));
-                    session.run("take over how far its copy reaches", &set).await?;
-                }
-                self.give_back(session);
-                remove_file(&path)?;
-                sync_dir(&self.paths.data)?;
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(EngineError::io("read", path)(e)),
+        match self.config.dialect {
+            Dialect::MariaDb => self.mariadb_completes_its_log().await,
+            Dialect::MySql => self.mysql_completes_its_log().await,
         }
-        self.apply_received().await
     }
 
     async fn start_failed(&self) -> EngineError {

@@ -146,7 +146,7 @@ impl Mysql {
     }
 
     pub(super) async fn new_session(&self) -> Result<Session, EngineError> {
-        Session::open(&self.paths.socket(), USER, &self.config.superuser_password).await
+        Session::open(&self.paths.socket(), self.words(), USER, &self.config.superuser_password).await
     }
 
     pub(super) fn give_back(&self, session: Session) {

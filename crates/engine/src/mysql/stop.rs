@@ -55,7 +55,7 @@ impl Mysql {
         if self.leading().is_some() {
             let mut session = self.session().await?;
             session.run("take no more writes", "set session lock_wait_timeout = 2").await?;
-            session.run("take no more writes", "set global read_only = ON").await?;
+            session.run("take no more writes", self.words().close_for_all).await?;
         } else {
             self.cut_feed().await;
         }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use trine_protocol::Epoch;
 
-use super::gtid;
-use super::session::{Session, column, literal};
+use super::place;
+use super::session::{Session, literal};
 use super::state::Mysql;
 use crate::{EngineError, SyncSetting};
 
@@ -30,7 +30,8 @@ impl Mysql {
             && *acks != 1
         {
             return Err(EngineError::Config(format!(
-                "MariaDB waits for the acknowledgement of one standby, and sync.acks is {acks}: set it to 1"
+                "{} is made to wait for the acknowledgement of one standby, and sync.acks is {acks}: set it to 1",
+                self.words().product
             )));
         }
         if self.leading().is_none() {
@@ -64,15 +65,14 @@ impl Mysql {
         let gone = self.gate.count(counted).await;
         self.end_threads(session, &gone).await?;
         let on = *setting != SyncSetting::Alone;
-        let set = format!("set global rpl_semi_sync_master_enabled = {}", if on { "ON" } else { "OFF" });
-        session.run("set its sync rule", &set).await?;
+        session.run("set its sync rule", &self.words().wait_for_standbys(on)).await?;
         let shown = async {
             while self.waits(session).await? != on {
                 sleep(LOOK).await;
             }
             Ok(())
         };
-        let unconfirmed = || EngineError::NotConfirmed(format!("rpl_semi_sync_master_status = {on}"));
+        let unconfirmed = || EngineError::NotConfirmed(format!("{} = {on}", self.words().waits));
         timeout(PATIENCE, shown).await.unwrap_or_else(|_| Err(unconfirmed()))?;
         self.running().settled = true;
         Ok(())
@@ -81,9 +81,7 @@ impl Mysql {
     /// Whether commits wait for an acknowledgement.
     async fn waits(&self, session: &mut Session) -> Result<bool, EngineError> {
         const ACTION: &str = "say whether its commits wait";
-        let row = session.row(ACTION, "show global status like 'Rpl_semi_sync_master_status'").await?;
-        let text = row.and_then(|r| column::<String>(&r, 1));
-        text.map(|t| t == "ON").ok_or(EngineError::Unreadable { action: ACTION })
+        Ok(session.status(ACTION, self.words().waits).await? == "ON")
     }
 
     /// Ends connections, and returns once the database has forgotten them.
@@ -95,7 +93,7 @@ impl Mysql {
             return Ok(());
         }
         let all: Vec<String> = threads.iter().map(u64::to_string).collect();
-        let asked = format!("select count(*) from information_schema.processlist where id in ({})", all.join(", "));
+        let asked = format!("select count(*) from {} where id in ({})", self.words().processes, all.join(", "));
         let gone = async {
             while session.value::<u64>("say which connections it has", &asked).await? > 0 {
                 sleep(LOOK).await;
@@ -121,11 +119,11 @@ impl Mysql {
         let mut session = self.new_session().await?;
         let alone = self.running().sync == Some(SyncSetting::Alone);
         let before = self.unacknowledged(&mut session).await?;
-        let (applied, written) = self.places(&mut session).await?;
-        let last = gtid::number(gtid::further(applied, written));
-        if gtid::epoch_of(last) < epoch {
-            let first = format!("set session gtid_seq_no = {}", gtid::first_of(epoch));
-            session.run("number the epoch's first transaction", &first).await?;
+        let last = self.place(&mut session).await?.number;
+        let first = place::epoch_of(last) < epoch;
+        if first {
+            let name = self.first_of_epoch(epoch);
+            session.run("name the epoch's first transaction", &name).await?;
         }
         let me = literal(self.config.me.as_str());
         let mark = format!(
@@ -133,11 +131,19 @@ impl Mysql {
              on duplicate key update barriers = barriers + 1, node = {me}"
         );
         session.run("commit the barrier", &mark).await?;
+        if first && let Some(rest) = self.rest_of_epoch() {
+            // 0 rows: a barrier whose connection broke had that name, and has passed meanwhile. This one did nothing.
+            let done = session.affected_rows() > 0;
+            session.run("name the rest of the epoch", rest).await?;
+            if !done {
+                session.run("commit the barrier", &mark).await?;
+            }
+        }
         // A wait that somebody ended looks like one that was met; the database counts them.
         if !alone && (self.unacknowledged(&mut session).await? != before || !self.waits(&mut session).await?) {
             return Err(EngineError::BarrierCancelled(epoch));
         }
-        session.run("take writes", "set global read_only = OFF").await?;
+        session.run("take writes", self.words().open_for_all).await?;
         self.give_back(session);
         Ok(())
     }
@@ -150,10 +156,11 @@ impl Mysql {
     pub(super) async fn nudge(&self, epoch: Epoch) {
         let done = async {
             let mut session = self.new_session().await?;
-            let (applied, written) = self.places(&mut session).await?;
-            let last = gtid::number(gtid::further(applied, written));
-            if self.leading() != Some(epoch) || gtid::epoch_of(last) != epoch {
-                // Nothing waits: the epoch's first transaction is still to come.
+            let last = self.place(&mut session).await?.number;
+            // While it waits, MySQL does not count a transaction yet that is in its log. The first that waits is the barrier.
+            let begun = place::epoch_of(last) == epoch || self.commits_wait(&mut session).await?;
+            if self.leading() != Some(epoch) || !begun {
+                // The epoch's first transaction is still to come.
                 return Ok(());
             }
             session.run("make a commit for a standby", "insert into trine.nudge values ()").await?;
@@ -164,10 +171,15 @@ impl Mysql {
         }
     }
 
+    /// Whether a commit waits now.
+    async fn commits_wait(&self, session: &mut Session) -> Result<bool, EngineError> {
+        const ACTION: &str = "say how many commits wait";
+        Ok(session.status(ACTION, self.words().waiting).await? != "0")
+    }
+
     /// How many commits went through without an acknowledgement.
     async fn unacknowledged(&self, session: &mut Session) -> Result<String, EngineError> {
         const ACTION: &str = "say how many commits nobody acknowledged";
-        let row = session.row(ACTION, "show global status like 'Rpl_semi_sync_master_no_tx'").await?;
-        row.and_then(|r| column(&r, 1)).ok_or(EngineError::Unreadable { action: ACTION })
+        session.status(ACTION, self.words().unacknowledged).await
     }
 }

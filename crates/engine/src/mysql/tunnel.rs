@@ -10,7 +10,9 @@ use tokio::net::UnixStream;
 use trine_platform::BoxStream;
 use trine_protocol::{Epoch, NodeName};
 
+use super::dialect::Dialect;
 use super::gate::{Progress, Stay};
+use super::session::REPLICATION;
 use super::state::Mysql;
 use crate::Ask;
 
@@ -81,17 +83,21 @@ impl Mysql {
             this.threads.spawn(async move { engine.nudge(hello.epoch).await });
         }
         let pass = async {
+            this.introduce(REPLICATION, &this.config.superuser_password).await.map_err(io::Error::other)?;
             let mut database = UnixStream::connect(this.paths.socket()).await?;
             let (thread, greeting) = greeting(&mut database).await?;
             this.gate.connected(&stay.ticket, thread);
             stream.write_all(&greeting).await?;
             stream.flush().await?;
-            copy_bidirectional(&mut stream, &mut database).await
+            match this.config.dialect {
+                Dialect::MariaDb => copy_bidirectional(&mut stream, &mut database).await.map(drop),
+                Dialect::MySql => this.lead_receiver(stream, database).await,
+            }
         };
         tokio::select! {
             biased;
             () = stay.ticket.end.cancelled() => Ok(()),
-            passed = pass => passed.map(drop),
+            passed = pass => passed,
         }
     }
 

@@ -12,12 +12,13 @@ use std::process::Stdio;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use super::paths::own;
-use super::state::Mysql;
-use super::{binlog, gtid};
+use super::{binlog, places};
 use crate::EngineError;
 use crate::files::{remove_tree, sync_dir};
 use crate::guard::blocking;
+use crate::mysql::paths::own;
+use crate::mysql::place::Place;
+use crate::mysql::state::Mysql;
 use crate::tool::as_child;
 
 /// What the received log's files are called (`relay_log` in `settings.rs`).
@@ -28,7 +29,7 @@ impl Mysql {
     ///
     /// Files that a start before has set aside already come from a run before that: since then nothing was received, as
     /// nobody is followed before they are applied.
-    pub(super) fn set_received_aside(&self) -> Result<(), EngineError> {
+    pub(crate) fn set_received_aside(&self) -> Result<(), EngineError> {
         let (aside, fresh) = (self.own(own::SALVAGE), self.own(own::SALVAGE_NEW));
         let data = &self.paths.data;
         let failed = || EngineError::io("set the received log aside, in", data);
@@ -57,24 +58,23 @@ impl Mysql {
         let folder = aside.clone();
         let (files, last) = blocking(move || last_received(&folder)).await.map_err(EngineError::io("read", &aside))?;
         let mut session = self.session().await?;
-        let (slave, binlog) = self.places(&mut session).await?;
-        let applied = gtid::further(slave, binlog);
-        if gtid::number(last) > gtid::number(applied) {
+        let (applied, written) = places(&mut session).await?;
+        let applied = applied.or_further(written);
+        if last.number > applied.number {
             tracing::warn!(
-                applied = gtid::number(applied),
-                received = gtid::number(last),
+                applied = applied.number,
+                received = last.number,
                 "applying what was received before and not applied"
             );
             // A copy that can't take what it has acknowledged is no copy: a start that fails says so.
-            self.apply(&files, applied).await.map_err(|e| EngineError::StartFailed {
+            self.apply(&files, &applied).await.map_err(|e| EngineError::StartFailed {
                 why: "what it had received can't be applied".into(),
                 log: e.chain(),
             })?;
-            let (slave, binlog) = self.places(&mut session).await?;
-            let reached = gtid::number(gtid::further(slave, binlog));
-            if reached < gtid::number(last) {
-                let why =
-                    format!("what was received goes to {}, and only {reached} could be applied", gtid::number(last));
+            let (applied, written) = places(&mut session).await?;
+            let reached = applied.or_further(written).number;
+            if reached < last.number {
+                let why = format!("what was received goes to {}, and only {reached} could be applied", last.number);
                 return Err(EngineError::StartFailed { why, log: String::new() });
             }
         }
@@ -84,7 +84,7 @@ impl Mysql {
     }
 
     /// Lets the database's own tools read the files from a place on, and apply them as what they are.
-    async fn apply(&self, files: &[PathBuf], from: Option<gtid::Gtid>) -> Result<(), EngineError> {
+    async fn apply(&self, files: &[PathBuf], from: &Place) -> Result<(), EngineError> {
         const TOOL: &str = "mariadb-binlog";
         let failed = |output: String| EngineError::Tool { tool: TOOL, output };
         let credentials = format!("--defaults-extra-file={}", self.paths.credentials().display());
@@ -95,8 +95,8 @@ impl Mysql {
         let mut client = client.spawn().map_err(EngineError::io("run", self.binaries.tool("mariadb")))?;
         let mut reader = Command::new(self.binaries.tool(TOOL));
         reader.arg("--no-defaults");
-        if let Some(from) = from {
-            reader.arg(format!("--start-position={from}"));
+        if from.number > 0 {
+            reader.arg(format!("--start-position={}", from.text));
         }
         reader.args(files).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         reader.current_dir(&self.paths.tools);
@@ -129,12 +129,12 @@ fn received_in(folder: &Path) -> io::Result<Vec<String>> {
 }
 
 /// The files of a received log in their order, and the last transaction that is whole in them.
-fn last_received(folder: &Path) -> io::Result<(Vec<PathBuf>, Option<gtid::Gtid>)> {
+fn last_received(folder: &Path) -> io::Result<(Vec<PathBuf>, Place)> {
     let numbered = |n: &String| n.rsplit_once('.').is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
     let files: Vec<PathBuf> = received_in(folder)?.into_iter().filter(numbered).map(|n| folder.join(n)).collect();
-    let mut last = None;
+    let mut last = Place::default();
     for file in &files {
-        last = gtid::further(last, binlog::last_whole(file)?);
+        last = last.or_further(binlog::last_whole(file)?.map(Place::from).unwrap_or_default());
     }
     Ok((files, last))
 }
@@ -152,6 +152,6 @@ mod tests {
         assert_eq!(received_in(folder.path()).unwrap(), ["received.000001", "received.000002", "received.index"]);
         let (files, last) = last_received(folder.path()).unwrap();
         assert_eq!(files, ["received.000001", "received.000002"].map(|n| folder.path().join(n)));
-        assert_eq!(last, None);
+        assert_eq!(last, Place::default());
     }
 }

@@ -1,23 +1,52 @@
-//! MariaDB with its own replication: the faults that showed what it loses when it is led wrongly.
+//! MariaDB and MySQL with their own replication: the faults that showed what it loses when it is led wrongly.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
-use trine_tests::mariadb::{Local, knows_mariadb};
+use trine_tests::cluster::Database;
+use trine_tests::mariadb::{Local, knows_mariadb, knows_mysql};
 use trine_tests::process::Process;
 use trine_tests::{Options, Scenario, Status, WriterOptions, checks, scenario, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// The engine is chosen here, for all of them.
-fn on_mariadb(name: &str, options: Options, body: impl FnOnce(&Scenario) -> Result<()>) {
-    if let Err(e) = knows_mariadb() {
+/// Each scenario, on both.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod mariadb {
+            $(#[test] fn $name() { super::$name(super::Database::Mariadb); })+
+        }
+        mod mysql {
+            $(#[test] fn $name() { super::$name(super::Database::Mysql); })+
+        }
+    };
+}
+
+on_both!(
+    database_killed_under_load,
+    node_lost_under_load,
+    database_and_agent_frozen_and_thawed_after_the_failover,
+    primary_isolated_acknowledges_nothing,
+    writes_go_on_with_one_standby_and_wait_without,
+    a_candidate_that_lags_applies_what_it_has_first,
+    what_was_received_and_not_applied_survives_the_end_of_every_database,
+    switchover_to_each_node_in_turn,
+    switchover_with_a_transaction_left_open,
+    primary_and_a_standby_lost_together_is_refused,
+);
+
+fn on(database: Database, name: &str, options: Options, body: impl FnOnce(&Scenario) -> Result<()>) {
+    let (known, letter) = match database {
+        Database::Mysql => (knows_mysql(), 'y'),
+        _ => (knows_mariadb(), 'm'),
+    };
+    if let Err(e) = known {
         eprintln!("NOT TRIED: {e:#}");
         return;
     }
-    scenario(name, &options.mariadb(), body);
+    scenario(&format!("{letter}-{name}"), &options.with(database), body);
 }
 
 fn primary(s: &Scenario) -> Result<(String, Status)> {
@@ -26,8 +55,8 @@ fn primary(s: &Scenario) -> Result<(String, Status)> {
 }
 
 /// Whatever died, and when: nothing is lost, and the old primary takes nobody's place with rows of its own.
-fn killed_under_load(name: &str, kill: impl Fn(&Scenario, &str) -> Result<()>) {
-    on_mariadb(name, Options::local(), |s| {
+fn killed_under_load(database: Database, name: &str, kill: impl Fn(&Scenario, &str) -> Result<()>) {
+    on(database, name, Options::local(), |s| {
         let writer =
             s.writer_with(WriterOptions { clients: 8, pace_ms: 0, dsn: s.cluster.writers()?, ..Default::default() })?;
         for _ in 0..4 {
@@ -46,21 +75,18 @@ fn killed_under_load(name: &str, kill: impl Fn(&Scenario, &str) -> Result<()>) {
     });
 }
 
-#[test]
-fn database_killed_under_load() {
-    killed_under_load("m-database", |s, primary| s.cluster.signal(s.cluster.database(primary)?, Signal::KILL));
+fn database_killed_under_load(database: Database) {
+    killed_under_load(database, "database", |s, primary| s.cluster.signal(s.cluster.database(primary)?, Signal::KILL));
 }
 
-#[test]
-fn node_lost_under_load() {
-    killed_under_load("m-node", |s, primary| s.cluster.kill_node(primary));
+fn node_lost_under_load(database: Database) {
+    killed_under_load(database, "node", |s, primary| s.cluster.kill_node(primary));
 }
 
 /// A database that stops in the middle of commits, with its agent, and goes on when another leads: what it then answers with OK
 /// would be lost.
-#[test]
-fn database_and_agent_frozen_and_thawed_after_the_failover() {
-    on_mariadb("m-frozen", Options::local(), |s| {
+fn database_and_agent_frozen_and_thawed_after_the_failover(database: Database) {
+    on(database, "frozen", Options::local(), |s| {
         let (primary, status) = primary(s)?;
         let standbys = status.standbys();
         let others: Vec<&str> = standbys.iter().map(String::as_str).collect();
@@ -88,9 +114,8 @@ fn database_and_agent_frozen_and_thawed_after_the_failover() {
 }
 
 /// Its clients wait, and are told OK by nobody; nor do they read what no other node has.
-#[test]
-fn primary_isolated_acknowledges_nothing() {
-    on_mariadb("m-isolated", Options::network(), |s| {
+fn primary_isolated_acknowledges_nothing(database: Database) {
+    on(database, "isolated", Options::network(), |s| {
         let (primary, status) = primary(s)?;
         let standbys = status.standbys();
         let others: Vec<&str> = standbys.iter().map(String::as_str).collect();
@@ -122,9 +147,8 @@ fn primary_isolated_acknowledges_nothing() {
 }
 
 /// With one standby down writes go on; with both they wait, which is said, and go on when one is back.
-#[test]
-fn writes_go_on_with_one_standby_and_wait_without() {
-    on_mariadb("m-standbys", Options::local(), |s| {
+fn writes_go_on_with_one_standby_and_wait_without(database: Database) {
+    on(database, "standbys", Options::local(), |s| {
         let (primary, status) = primary(s)?;
         let standbys = status.standbys();
         let impatient = WriterOptions { dsn: s.cluster.writers()?, answer_timeout_ms: 1000, ..Default::default() };
@@ -154,9 +178,8 @@ fn writes_go_on_with_one_standby_and_wait_without() {
 }
 
 /// Both standbys have received what they can't apply: whoever is elected applies it first, and opens then.
-#[test]
-fn a_candidate_that_lags_applies_what_it_has_first() {
-    on_mariadb("m-lagging", Options::local(), |s| {
+fn a_candidate_that_lags_applies_what_it_has_first(database: Database) {
+    on(database, "lagging", Options::local(), |s| {
         let (primary, status) = primary(s)?;
         let writer = s.writer()?;
         let locals: Vec<Local> = status.standbys().iter().map(|n| Local::of(&s.cluster, n)).collect::<Result<_>>()?;
@@ -176,9 +199,8 @@ fn a_candidate_that_lags_applies_what_it_has_first() {
 
 /// The only copies of what was acknowledged are in the received logs of standbys that had not applied it, and end too.
 /// MariaDB throws such a log away when it starts.
-#[test]
-fn what_was_received_and_not_applied_survives_the_end_of_every_database() {
-    on_mariadb("m-received", Options::local(), |s| {
+fn what_was_received_and_not_applied_survives_the_end_of_every_database(database: Database) {
+    on(database, "received", Options::local(), |s| {
         let (primary, status) = primary(s)?;
         let writer = s.writer()?;
         let standbys = status.standbys();
@@ -200,9 +222,8 @@ fn what_was_received_and_not_applied_survives_the_end_of_every_database() {
     });
 }
 
-#[test]
-fn switchover_to_each_node_in_turn() {
-    on_mariadb("m-switchover", Options::local(), |s| {
+fn switchover_to_each_node_in_turn(database: Database) {
+    on(database, "switchover", Options::local(), |s| {
         let writer = s.writer_with(WriterOptions { dsn: s.cluster.writers()?, clients: 8, ..Default::default() })?;
         for to in primary(s)?.1.standbys() {
             s.cluster.trine_ok(&["switchover", "--to", &to])?;
@@ -215,9 +236,8 @@ fn switchover_to_each_node_in_turn() {
 }
 
 /// A long transaction is ended by the switchover, or the switchover is refused with the reason and changes nothing.
-#[test]
-fn switchover_with_a_transaction_left_open() {
-    on_mariadb("m-long", Options::local(), |s| {
+fn switchover_with_a_transaction_left_open(database: Database) {
+    on(database, "long", Options::local(), |s| {
         let writer = s.writer()?;
         let (primary, status) = primary(s)?;
         let to = status.standbys()[0].clone();
@@ -249,9 +269,8 @@ fn switchover_with_a_transaction_left_open() {
 }
 
 /// Two of three copies are gone: nobody may guess.
-#[test]
-fn primary_and_a_standby_lost_together_is_refused() {
-    on_mariadb("m-two-lost", Options::network(), |s| {
+fn primary_and_a_standby_lost_together_is_refused(database: Database) {
+    on(database, "two-lost", Options::network(), |s| {
         let (primary, status) = primary(s)?;
         let standbys = status.standbys();
         let (lost, left) = (standbys[0].as_str(), standbys[1].as_str());

@@ -1,56 +1,40 @@
-//! A new copy of another node's data, made beside the old one.
+//! A copy by MariaDB's own tool, streamed.
 
 use std::io;
 use std::process::Stdio;
-use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::watch;
 use trine_platform::BoxStream;
 use trine_protocol::NodeName;
 
-use super::gtid;
-use super::paths::own;
-use super::state::{Mysql, Running};
-use super::tunnel::{hear, say};
-use crate::files::{remove_tree, sync_all};
-use crate::swap::swap;
-use crate::tool::{Tool, as_child};
-use crate::{Ask, CopyId, EngineError, Progress, Upstream};
+use super::last_in;
+use crate::mysql::copy::Offer;
+use crate::mysql::paths::own;
+use crate::mysql::place::Place;
+use crate::mysql::state::Mysql;
+use crate::tool::{Said, Tool, as_child};
+use crate::{EngineError, Progress};
 
 /// How much is sent at once.
 const PIECE: usize = 256 << 10;
 /// Where a backup says how far it reaches: by the newer name, and the older.
 const REACHES: [&str; 2] = ["mariadb_backup_binlog_info", "xtrabackup_binlog_info"];
 
-/// What a primary says before it sends its data.
-#[derive(Debug, Serialize, Deserialize)]
-struct Offer {
-    identity: CopyId,
-    /// How large its data directory is, about.
-    bytes: u64,
-}
-
 impl Mysql {
-    /// The primary's side: lets the database's own tool read the data, and sends it in pieces. An empty piece says that it
-    /// is whole; a stream that ends without one is not.
-    pub(super) async fn serve_copy(this: &Arc<Self>, from: &NodeName, mut stream: BoxStream) -> io::Result<()> {
-        let identity = this.identity().ok().flatten();
-        let Some(identity) = identity.filter(|_| this.leading().is_some()) else { return Ok(()) };
-        this.write_credentials().map_err(io::Error::other)?;
-        let data = this.paths.data.clone();
-        let bytes = crate::guard::blocking(move || size_of(&data)).await;
-        say(&mut stream, &Offer { identity, bytes }).await?;
-        let program = this.binaries.tool("mariadb-backup");
+    /// Lets the database's own tool read the data, and sends it in pieces. An empty piece says that it is whole; a stream
+    /// that ends without one is not.
+    pub(crate) async fn send_backup(&self, to: &NodeName, mut stream: BoxStream) -> io::Result<()> {
+        self.write_credentials().map_err(io::Error::other)?;
+        let program = self.binaries.tool("mariadb-backup");
         let mut command = Command::new(&program);
-        command.arg(format!("--defaults-extra-file={}", this.paths.credentials().display()));
+        command.arg(format!("--defaults-extra-file={}", self.paths.credentials().display()));
         command.args(["--backup", "--stream=xbstream", "--parallel=1"]);
-        command.arg(format!("--datadir={}", this.paths.data.display()));
-        command.arg(format!("--target-dir={}", this.paths.tools.display()));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(&this.paths.tools);
-        as_child(&mut command, &this.account);
+        command.arg(format!("--datadir={}", self.paths.data.display()));
+        command.arg(format!("--target-dir={}", self.paths.tools.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(&self.paths.tools);
+        as_child(&mut command, &self.account);
         let mut child = command.spawn()?;
         let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(io::Error::other("the backup has no output"));
@@ -74,7 +58,7 @@ impl Mysql {
             let said = said.await.unwrap_or_default();
             let lines: Vec<&str> = said.lines().collect();
             let end = lines.get(lines.len().saturating_sub(6)..).unwrap_or_default().join("\n");
-            tracing::warn!(to = %from, %ended, said = end, "mariadb-backup failed");
+            tracing::warn!(%to, %ended, said = end, "mariadb-backup failed");
             return Ok(());
         }
         stream.write_u32(0).await?;
@@ -84,49 +68,17 @@ impl Mysql {
         Ok(())
     }
 
-    pub(super) async fn copy_from(
+    /// Makes the copy of what [`send_backup`](Self::send_backup) sends.
+    pub(crate) async fn take_backup(
         &self,
-        upstream: &Upstream,
-        identity: Option<CopyId>,
-        progress: &watch::Sender<Progress>,
-    ) -> Result<(), EngineError> {
-        let _one = self.copying.lock().await;
-        let fresh = &self.paths.fresh;
-        self.nothing_works_in(&self.paths.tools).await?;
-        remove_tree(fresh)?;
-        if let Err(e) = self.copy_into_fresh(upstream, identity, progress).await {
-            // What is there is useless, and may be what fills the disk.
-            if let Err(left) = remove_tree(fresh) {
-                tracing::warn!(error = %left.chain(), "can't remove what is left of a clone");
-            }
-            return Err(e);
-        }
-        progress.send_replace(Progress { phase: "putting in place".into(), done: 0, total: None });
-        let _turn = self.turn.lock().await;
-        self.cut_feed().await;
-        self.stop_now().await?;
-        *self.running() = Running::default();
-        swap(&self.paths.dir, &self.paths.data, fresh, &self.paths.old)
-    }
-
-    async fn copy_into_fresh(
-        &self,
-        upstream: &Upstream,
-        expected: Option<CopyId>,
+        mut stream: BoxStream,
+        offer: &Offer,
+        node: &NodeName,
         progress: &watch::Sender<Progress>,
     ) -> Result<(), EngineError> {
         let fresh = &self.paths.fresh;
-        let node = &upstream.node;
-        progress.send_replace(Progress { phase: "connecting".into(), done: 0, total: None });
-        let broke = |source| EngineError::Neighbour { action: "copy the data of", node: node.clone(), source };
-        let mut stream = self.neighbours()?.open(node, Ask::Copy).await.map_err(broke)?;
-        let offer: Offer = hear(&mut stream).await.map_err(broke)?;
-        if let Some(expected) = expected.filter(|e| *e != offer.identity) {
-            let what = format!("the database on {node}");
-            return Err(EngineError::OtherCluster { what, found: offer.identity, expected });
-        }
         self.account.make_dir(fresh)?;
-        self.unpack(&mut stream, &offer, node, progress).await?;
+        self.unpack(&mut stream, offer, node, progress).await?;
         progress.send_replace(Progress { phase: "preparing".into(), done: 0, total: None });
         let program = self.binaries.tool("mariadb-backup");
         let tool = Tool { program, account: &self.account, place: &self.paths.tools };
@@ -138,13 +90,11 @@ impl Mysql {
             tool: "mariadb-backup",
             output: format!("does not say how far the copy reaches: there is no {}", REACHES.join(", nor a ")),
         })?;
-        // None: nothing was ever committed.
-        if let Some(place) = place {
-            self.account.write(&fresh.join(own::COPIED_TO), format!("{place}\n").as_bytes())?;
+        // 0: nothing was ever committed.
+        if place.number > 0 {
+            self.account.write(&fresh.join(own::COPIED_TO), format!("{}\n", place.text).as_bytes())?;
         }
-        self.account.write(&fresh.join(own::IDENTITY), format!("{}\n", offer.identity).as_bytes())?;
-        progress.send_replace(Progress { phase: "writing to disk".into(), done: 0, total: None });
-        sync_all(fresh).await
+        Ok(())
     }
 
     /// Takes the pieces, and gives them to the tool that makes files of them.
@@ -192,25 +142,15 @@ impl Mysql {
         let mut text = String::new();
         let _ = err.read_to_string(&mut text).await;
         let ended = child.wait().await.map_err(EngineError::io("run", "mbstream"))?;
-        let said = crate::tool::Said { ok: whole && ended.success(), text };
+        let said = Said { ok: whole && ended.success(), text };
         self.check_tool("mbstream", &said)
     }
 }
 
 /// A file, a place in it and identifiers, between tabs; the identifiers of several domains on more lines.
-fn reached(text: &str) -> Option<gtid::Gtid> {
-    gtid::last_in(text.trim().splitn(3, '\t').nth(2)?.trim()).ok().flatten()
-}
-
-/// About how large the files of a folder are together.
-fn size_of(folder: &std::path::Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let sizes = entries.map(|e| match e.metadata() {
-        Ok(meta) if meta.is_dir() => size_of(&e.path()),
-        Ok(meta) if !e.file_name().to_string_lossy().starts_with("binlog.") => meta.len(),
-        _ => 0,
-    });
-    sizes.sum()
+fn reached(text: &str) -> Place {
+    let identifiers = text.trim().splitn(3, '\t').nth(2).unwrap_or_default();
+    last_in(identifiers.trim()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -219,8 +159,8 @@ mod tests {
 
     #[test]
     fn how_far_a_copy_reaches() {
-        assert_eq!(reached("binlog.000001\t2386\t0-1-5\n").map(|g| g.number), Some(5));
-        assert_eq!(reached("binlog.000001\t2386\t\n"), None);
-        assert_eq!(reached(""), None);
+        assert_eq!(reached("binlog.000001\t2386\t0-1-5\n").number, 5);
+        assert_eq!(reached("binlog.000001\t2386\t\n"), Place::default());
+        assert_eq!(reached(""), Place::default());
     }
 }

@@ -1,0 +1,86 @@
+//! MariaDB's settings.
+
+use crate::mysql::paths::own;
+use crate::mysql::settings::Tables;
+
+pub(crate) const TABLES: Tables = Tables {
+    fixed: &[
+        ("log_bin", "binlog", "it is what the standbys take"),
+        ("log_slave_updates", "ON", "a standby must be able to lead at once"),
+        ("binlog_format", "ROW", "the copies must be equal whatever a statement does"),
+        ("binlog_checksum", "CRC32", "a damaged log must be noticed"),
+        ("gtid_domain_id", "0", "the numbers of transactions say how far a copy reaches"),
+        ("gtid_strict_mode", "ON", "the numbers of transactions say how far a copy reaches"),
+        ("sync_binlog", "1", "a commit that was acknowledged must survive a power loss"),
+        ("innodb_flush_log_at_trx_commit", "1", "a commit that was acknowledged must survive a power loss"),
+        ("innodb_doublewrite", "ON", "a page half written in a power loss must be repairable"),
+        ("sync_relay_log", "1", "what a standby acknowledges it must have on disk"),
+        ("rpl_semi_sync_master_wait_point", "AFTER_SYNC", "nobody may read what the standbys do not have"),
+        ("rpl_semi_sync_master_timeout", "18446744073709551615", "a commit never goes through without the standbys"),
+        ("rpl_semi_sync_master_wait_no_slave", "ON", "a commit never goes through without the standbys"),
+        ("rpl_semi_sync_master_enabled", "OFF", "the cluster decides who is the primary"),
+        ("rpl_semi_sync_slave_enabled", "OFF", "[sync] in trine.toml decides"),
+        ("read_only", "ON", "the cluster decides who is the primary"),
+        ("skip_slave_start", "ON", "the cluster decides who follows whom"),
+        ("slave_net_timeout", "4", "a primary that has gone must be noticed"),
+        ("relay_log", "received", "the agent looks after the received log"),
+        ("relay_log_purge", "ON", "the agent looks after the received log"),
+        ("skip_name_resolve", "ON", "clients come from the endpoint on this machine"),
+        ("skip_networking", "ON", "clients and standbys come through the agent"),
+        ("local_infile", "ON", "it is the client's choice"),
+    ],
+
+    owned: &[
+        ("server_id", "the cluster numbers its nodes"),
+        ("datadir", "the node's folder decides"),
+        ("socket", "the agent and the endpoints use their own"),
+        ("port", "[ports] in trine.toml decides"),
+        ("bind_address", "clients and standbys come through the agent"),
+        ("pid_file", "the guard knows the process"),
+        ("log_error", "the guard keeps the log, in log/database.log"),
+        ("user", "engine.user names it"),
+        ("init_file", "nothing may be written before the cluster knows who leads"),
+        ("init_rpl_role", "the agent decides it"),
+        ("init_slave", "a standby executes the log and nothing else"),
+        ("slave_skip_errors", "the copies would differ"),
+        ("slave_exec_mode", "the copies would differ"),
+        ("replicate_do_db", "the copies would differ"),
+        ("replicate_ignore_db", "the copies would differ"),
+        ("replicate_do_table", "the copies would differ"),
+        ("replicate_ignore_table", "the copies would differ"),
+        ("replicate_wild_do_table", "the copies would differ"),
+        ("replicate_wild_ignore_table", "the copies would differ"),
+        ("replicate_rewrite_db", "the copies would differ"),
+        ("binlog_do_db", "the copies would differ"),
+        ("binlog_ignore_db", "the copies would differ"),
+        ("sql_log_bin", "the copies would differ"),
+        ("innodb_read_only", "a standby must be able to lead at once"),
+        ("innodb_force_recovery", "it is for a person, with the cluster down"),
+        ("skip_grant_tables", "anybody could write"),
+        ("lower_case_table_names", "it can't be changed for data that is there"),
+        ("ssl", "the endpoints have the node's certificate"),
+        ("ssl_ca", "the endpoints have the node's certificate"),
+        ("ssl_cert", "the endpoints have the node's certificate"),
+        ("ssl_key", "the endpoints have the node's certificate"),
+        ("require_secure_transport", "clients come over a unix socket, whatever they have said to the endpoint"),
+        ("tmpdir", "the node's folder decides"),
+        ("ignore_db_dirs", "the agent keeps a folder of its own there"),
+        ("plugin_load", "name plugins in plugin_load_add"),
+    ],
+
+    defaults: &[
+        // Commits of one primary are applied by several threads: a standby that lags delays a failover.
+        ("slave_parallel_mode", "optimistic"),
+        ("slave_parallel_threads", "4"),
+        ("slave_domain_parallel_threads", "4"),
+        // Three days: a node that was away for so long can still follow. The database's own default is for ever.
+        ("binlog_expire_logs_seconds", "259200"),
+        ("max_binlog_size", "268435456"),
+        ("character_set_server", "utf8mb4"),
+        ("max_connections", "500"),
+        // Connections that say nothing, as health checks make them, are no errors to log.
+        ("log_warnings", "1"),
+    ],
+    // The agent keeps folders of its own in the data directory.
+    extra: &[("ignore_db_dirs", own::SALVAGE), ("ignore_db_dirs", own::SALVAGE_NEW)],
+};

@@ -1,0 +1,150 @@
+//! A copy by MySQL's clone plugin.
+//!
+//! A database that is empty and only for this asks the primary's for its data and writes them into a folder. It reaches the
+//! primary through the agents, as a receiver does.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use trine_platform::BoxStream;
+use trine_protocol::NodeName;
+
+use crate::files::remove_tree;
+use crate::mysql::copy::Offer;
+use crate::mysql::session::{Session, USER, column, literal};
+use crate::mysql::state::Mysql;
+use crate::mysql::tunnel::hear;
+use crate::{Ask, EngineError, Neighbours, Progress};
+
+/// The primary makes a copy for somebody else: it makes one at a time (`ER_CLONE_TOO_MANY_CONCURRENT_CLONES`).
+const BUSY: &str = "3634";
+/// How soon it is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often is looked how far it is.
+const LOOK: Duration = Duration::from_millis(250);
+
+impl Mysql {
+    /// The primary's side: leads the other's database to this one.
+    pub(crate) async fn serve_clone(&self, mut stream: BoxStream) -> io::Result<()> {
+        self.introduce(USER, &self.config.superuser_password).await.map_err(io::Error::other)?;
+        let mut database = UnixStream::connect(self.paths.socket()).await?;
+        copy_bidirectional(&mut stream, &mut database).await.map(drop)
+    }
+
+    /// Makes the copy.
+    pub(crate) async fn take_clone(
+        &self,
+        offer: &Offer,
+        node: &NodeName,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(), EngineError> {
+        // In a folder that the database's user can write to.
+        let (scratch, data) = (self.paths.tools.join("clone"), self.paths.tools.join("clone.data"));
+        remove_tree(&scratch)?;
+        remove_tree(&data)?;
+        self.account.make_dir(&scratch)?;
+        self.mysql_installs(&scratch).await?;
+        let mut server = self.private_run(&scratch, &["--plugin-load-add=mysql_clone.so"])?;
+        let done = async {
+            let mut session = self.private_session(&mut server).await?;
+            let mut watch = self.private_session(&mut server).await?;
+            let copied = self.clone_through(node, &mut session, &data);
+            tokio::pin!(copied);
+            loop {
+                tokio::select! {
+                    done = &mut copied => return done,
+                    () = sleep(LOOK) => tell(&mut watch, offer, progress).await,
+                }
+            }
+        };
+        let done = done.await;
+        // There is nothing in it that has to be kept.
+        let _ = server.kill().await;
+        remove_tree(&scratch)?;
+        if let Err(e) = done {
+            remove_tree(&data)?;
+            return Err(e);
+        }
+        let fresh = &self.paths.fresh;
+        fs::rename(&data, fresh).map_err(EngineError::io("move the new copy to", fresh))
+    }
+
+    async fn clone_through(&self, node: &NodeName, session: &mut Session, data: &Path) -> Result<(), EngineError> {
+        let broke = |source| EngineError::Neighbour { action: "copy the data of", node: node.clone(), source };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(broke)?;
+        let port = listener.local_addr().map_err(broke)?.port();
+        let door = let_through(listener, self.neighbours()?, node.clone());
+        let copied = async {
+            const ACTION: &str = "copy the primary's data";
+            session.run(ACTION, &format!("set global clone_valid_donor_list = '127.0.0.1:{port}'")).await?;
+            let clone = format!(
+                "clone instance from {USER}@'127.0.0.1':{port} identified by {} data directory = {} require no ssl",
+                literal(&self.config.superuser_password),
+                literal(&data.display().to_string())
+            );
+            loop {
+                match session.run(ACTION, &clone).await {
+                    Err(EngineError::MySql { source: mysql_async::Error::Server(e), .. })
+                        if e.message.contains(BUSY) =>
+                    {
+                        sleep(AGAIN).await;
+                    }
+                    other => return other,
+                }
+            }
+        };
+        tokio::select! {
+            done = copied => done,
+            never = door => match never {},
+        }
+    }
+}
+
+/// Leads each of its connections to the primary's database.
+async fn let_through(
+    listener: TcpListener,
+    neighbours: Arc<dyn Neighbours>,
+    node: NodeName,
+) -> std::convert::Infallible {
+    let mut open = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((database, _)) => {
+                let (neighbours, node) = (Arc::clone(&neighbours), node.clone());
+                open.spawn(async move {
+                    if let Err(error) = pass(database, neighbours, &node).await {
+                        tracing::debug!(%node, %error, "the copy's connection has ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the copy's connection can't be let through");
+                sleep(LOOK).await;
+            }
+        }
+        while open.try_join_next().is_some() {}
+    }
+}
+
+async fn pass(mut database: TcpStream, neighbours: Arc<dyn Neighbours>, node: &NodeName) -> io::Result<()> {
+    database.set_nodelay(true)?;
+    let mut stream = neighbours.open(node, Ask::Copy).await?;
+    let _: Offer = hear(&mut stream).await?;
+    copy_bidirectional(&mut database, &mut stream).await.map(drop)
+}
+
+async fn tell(session: &mut Session, offer: &Offer, progress: &watch::Sender<Progress>) {
+    let asked = "select cast(sum(data) as unsigned) from performance_schema.clone_progress";
+    let row = session.row("say how far the copy is", asked).await;
+    let done = row.ok().flatten().and_then(|r| column::<u64>(&r, 0)).unwrap_or(0);
+    progress.send_replace(Progress { phase: "copying".into(), done, total: Some(offer.bytes.max(done)) });
+}
