@@ -1,6 +1,7 @@
 //! MariaDB and MySQL as tests see them: a client of its endpoints, and a superuser's look into one node's database, past every endpoint.
 
 mod alone;
+mod both;
 pub mod copies;
 mod local;
 
@@ -12,6 +13,7 @@ use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Row, from_value_opt};
 
 pub use alone::{Alone, mysql_version, version};
+pub use both::on;
 pub use local::Local;
 
 use crate::cluster::{mysql_folder, trine_binary};

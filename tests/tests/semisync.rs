@@ -6,23 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use trine_tests::cluster::Database;
-use trine_tests::mariadb::{Local, knows_mariadb, knows_mysql};
+use trine_tests::mariadb::{Local, on};
 use trine_tests::process::Process;
-use trine_tests::{Options, Scenario, Status, WriterOptions, checks, scenario, wait_until};
+use trine_tests::{Options, Scenario, Status, WriterOptions, checks, on_both, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
-
-/// Each scenario, on both.
-macro_rules! on_both {
-    ($($name:ident),+ $(,)?) => {
-        mod mariadb {
-            $(#[test] fn $name() { super::$name(super::Database::Mariadb); })+
-        }
-        mod mysql {
-            $(#[test] fn $name() { super::$name(super::Database::Mysql); })+
-        }
-    };
-}
 
 on_both!(
     database_killed_under_load,
@@ -36,18 +24,6 @@ on_both!(
     switchover_with_a_transaction_left_open,
     primary_and_a_standby_lost_together_is_refused,
 );
-
-fn on(database: Database, name: &str, options: Options, body: impl FnOnce(&Scenario) -> Result<()>) {
-    let (known, letter) = match database {
-        Database::Mysql => (knows_mysql(), 'y'),
-        _ => (knows_mariadb(), 'm'),
-    };
-    if let Err(e) = known {
-        eprintln!("NOT TRIED: {e:#}");
-        return;
-    }
-    scenario(&format!("{letter}-{name}"), &options.with(database), body);
-}
 
 fn primary(s: &Scenario) -> Result<(String, Status)> {
     let status = s.cluster.wait_healthy()?;

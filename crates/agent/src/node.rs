@@ -181,6 +181,13 @@ impl Node {
     pub(crate) async fn event(&self, kind: EventKind, text: String, evidence: Evidence) {
         let _ = self.propose(Change::Tell { kind, text, evidence }).await;
     }
+
+    /// As [`event`](Self::event), also when whoever has it to tell is ended by what it tells of: with a goal that is reached
+    /// the work for it ends, at whatever it waits for.
+    pub(crate) fn event_anyway(self: &Arc<Self>, kind: EventKind, text: String, evidence: Evidence) {
+        let node = Arc::clone(self);
+        tokio::spawn(async move { node.event(kind, text, evidence).await });
+    }
 }
 
 /// The copy as the rules see it.

@@ -169,9 +169,9 @@ async fn rewind(node: &Arc<Node>, upstream: &Upstream, history: &History) -> Res
     node.note(|d| d.work = Some("rewinding: taking back what the primary has not"));
     match node.engine.rejoin(upstream, history, &node.progress).await {
         Ok(()) => {
-            node.note(|d| d.needs = None);
             let text = format!("{} was rewound to the log of {}", node.me(), upstream.node);
-            node.event(EventKind::Recovery, text, Evidence::new()).await;
+            node.event_anyway(EventKind::Recovery, text, Evidence::new());
+            node.note(|d| d.needs = None);
         }
         Err(EngineError::NeedsRebuild(why)) => {
             tracing::warn!(why, "the rewind is impossible; the copy has to be rebuilt");
@@ -198,21 +198,26 @@ async fn rebuild(
     let seen = node.inspect().await;
     if copy_of(&seen) == Copy::Complete && seen.process == Process::Running && seen.role == Some(Role::Standby) {
         // What the old copy acknowledged after the new one was read would be gone with it.
-        node.engine.seal().await.map_err(engine("can't cut the old copy off"))?;
+        match node.engine.seal().await {
+            Ok(_) => {}
+            // It is cut off, and no good.
+            Err(EngineError::NeedsRebuild(why)) => tracing::info!(why, "the old copy is not sealed"),
+            Err(error) => return Err(engine("can't cut the old copy off")(error)),
+        }
         node.note(|d| d.following = None);
     }
     // By its full name: every `Arc` has a `clone_from` of its own.
     trine_engine::Engine::clone_from(&*node.engine, upstream, Some(history.identity), &node.progress)
         .await
         .map_err(engine("can't copy the primary's data"))?;
+    let text = format!("{} has a fresh copy of the data of {primary}", node.me());
+    node.event_anyway(EventKind::Recovery, text, Evidence::new());
     node.note(|d| {
         d.needs = None;
         d.sealed = None;
     });
     node.inspect().await;
     end_wish(node).await;
-    let text = format!("{} has a fresh copy of the data of {primary}", node.me());
-    node.event(EventKind::Recovery, text, Evidence::new()).await;
     Ok(Turn::Soon)
 }
 

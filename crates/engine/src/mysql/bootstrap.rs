@@ -95,6 +95,7 @@ impl Mysql {
             "create database trine".into(),
             // One row for each epoch: where its log left the one before.
             "create table trine.epoch (epoch bigint unsigned primary key, node varchar(255) not null, \
+             server varchar(36) not null, \
              previous bigint unsigned not null, barriers bigint unsigned not null default 0, \
              at timestamp(6) not null default current_timestamp(6)) engine = InnoDB"
                 .into(),

@@ -202,6 +202,7 @@ async fn keep(
 ) {
     let mut ticks = interval(TELL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut own = None;
     loop {
         ticks.tick().await;
         let Some(engine) = engine.upgrade() else { return };
@@ -211,6 +212,18 @@ async fn keep(
                 engine.make_acknowledge(wanted, &acknowledges).await?;
             }
             let mut session = engine.session().await?;
+            let part = engine.own_part(&mut session).await?;
+            if own.as_ref() != Some(&part) {
+                own = Some(part);
+                if let Some(why) = engine.errant(&mut session).await? {
+                    // It acknowledges nothing more; `follow` says what becomes of it.
+                    tracing::error!(why, "this copy is no part of the primary's log any more: it is cut off from it");
+                    session.run("stop its receiver", engine.words().stop_receiver).await?;
+                    progress.send_modify(|p| p.streaming = false);
+                    engine.give_back(session);
+                    return Ok(());
+                }
+            }
             let slave = engine.slave(&mut session).await?.unwrap_or_default();
             if acknowledges.load(Ordering::SeqCst)
                 && slave.receiver == "Yes"

@@ -31,6 +31,9 @@ impl Mysql {
             }
             Self::take_from(this, &mut session, upstream, history).await?;
             this.running().following = wanted;
+        } else if let Some(why) = this.go_on(&mut session).await? {
+            this.cut(&mut session).await?;
+            return Ok(Followed::Diverged(why));
         }
         let settled = async {
             loop {
@@ -50,6 +53,25 @@ impl Mysql {
         Ok(found)
     }
 
+    /// It follows already, and perhaps not as it should. `Some`: it has become no part of the primary's log.
+    async fn go_on(&self, session: &mut Session) -> Result<Option<String>, EngineError> {
+        let Some(slave) = self.slave(session).await? else { return Ok(None) };
+        if slave.receiver == "Yes" && slave.applies {
+            return Ok(None);
+        }
+        if let Some(why) = self.errant(session).await? {
+            return Ok(Some(why));
+        }
+        // Somebody has stopped one of them.
+        if slave.receiver == "No" && slave.receiver_error.is_none() && slave.applies {
+            session.run("start its receiver again", self.words().start_receiver).await?;
+        }
+        if slave.receiver != "No" && slave.applier_error.is_none() && !slave.applies {
+            session.run("start its applier again", self.words().start_applier).await?;
+        }
+        Ok(None)
+    }
+
     /// Compares the two logs. `Some`: why this one is no part of the primary's.
     async fn begin_to_follow(
         &self,
@@ -57,7 +79,7 @@ impl Mysql {
         upstream: &Upstream,
         history: &History,
     ) -> Result<Option<String>, EngineError> {
-        match self.complete_log().await {
+        match self.complete_log_behind(history).await {
             Err(EngineError::StartFailed { why, .. }) => return Ok(Some(why)),
             other => other?,
         }
@@ -67,7 +89,10 @@ impl Mysql {
             Err(EngineError::NeedsRebuild(why)) => return Ok(Some(why)),
             other => other?.number,
         };
-        let own = self.descent(session, last).await?;
+        if let Some(why) = self.errant(session).await? {
+            return Ok(Some(why));
+        }
+        let own = self.descent(session, last, None).await?;
         if own.identity != history.identity {
             let (found, expected) = (history.identity, own.identity);
             return Err(EngineError::OtherCluster { what: upstream.node.to_string(), found, expected });

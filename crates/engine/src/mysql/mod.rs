@@ -8,6 +8,7 @@
 //! | `session.rs` | the agent's own connections |
 //! | `bootstrap.rs`, `start.rs`, `stop.rs` | the first copy; starting and stopping |
 //! | `seal.rs`, `promote.rs`, `follow.rs`, `copy.rs` | what the rules ask of it |
+//! | `errant.rs` | transactions that a standby has written itself |
 //! | `sync.rs` | the sync rule, and the commit that proves it |
 //! | `gate.rs`, `tunnel.rs`, `feed.rs` | replication through the agents: the primary's side, the way, the standby's |
 //! | `inspect.rs` | what can be seen of it |
@@ -22,6 +23,7 @@ mod bootstrap;
 mod copy;
 mod dialect;
 mod engine;
+mod errant;
 mod feed;
 mod follow;
 mod gate;

@@ -116,4 +116,8 @@ pub(super) mod own {
     pub(crate) const SALVAGE: &str = ".trine-received";
     /// The same while it is being put together.
     pub(crate) const SALVAGE_NEW: &str = ".trine-received.new";
+    /// The end of the log of a run that was a primary's.
+    pub(crate) const TAIL: &str = ".trine-tail";
+    /// The same while it is being put together.
+    pub(crate) const TAIL_NEW: &str = ".trine-tail.new";
 }

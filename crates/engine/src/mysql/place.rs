@@ -23,6 +23,11 @@ pub(super) const fn epoch_of(number: u64) -> Epoch {
     Epoch(number >> SHIFT)
 }
 
+/// What a number has besides its epoch: of MySQL's, how many transactions there are.
+pub(super) const fn count_of(number: u64) -> u64 {
+    number & ((1 << SHIFT) - 1)
+}
+
 /// The protocol's position of a log that ends with this number.
 pub(super) const fn position(number: u64) -> Position {
     Position { epoch: epoch_of(number), offset: number }
@@ -53,6 +58,7 @@ mod tests {
         let first = first_of(Epoch(2));
         assert_eq!(first, 2_199_023_255_552);
         assert_eq!(epoch_of(first), Epoch(2));
+        assert_eq!((count_of(first), count_of(first + 7)), (0, 7));
         assert_eq!(epoch_of(first - 1), Epoch(1));
         assert_eq!(position(first + 7), Position { epoch: Epoch(2), offset: first + 7 });
         assert_eq!(epoch_of(first_of(Epoch(HIGHEST))), Epoch(HIGHEST));

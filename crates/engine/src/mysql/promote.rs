@@ -33,10 +33,11 @@ impl Mysql {
         if !self.words().open_for_agent.is_empty() {
             session.run("let the agent write", self.words().open_for_agent).await?;
         }
-        self.note_leading(epoch, process)?;
+        self.note_leading(epoch, process, last.number)?;
         {
             let mut running = self.running();
             running.leading = Some((epoch, process));
+            running.from = last.number;
             running.settled = false;
         }
         let sync = self.running().sync.clone().unwrap_or(crate::SyncSetting::Wait);
@@ -49,14 +50,13 @@ impl Mysql {
     pub(super) async fn history(&self) -> Result<History, EngineError> {
         let epoch = self.must_be_primary("tell its history")?;
         let mut session = self.session().await?;
-        let last = self.place(&mut session).await?.number;
-        let mut history = self.descent(&mut session, last).await?;
+        let end = self.place(&mut session).await?.number;
+        // Its own epoch's row is written by the barrier, and perhaps not committed yet.
+        let mut history = self.descent(&mut session, end, Some(epoch)).await?;
         self.give_back(session);
-        if history.epoch != epoch {
-            // Its epoch's first transaction is still to come.
-            history.forks.push(Fork { epoch: history.epoch, end: last });
-            history.epoch = epoch;
-        }
+        let from = self.running().from;
+        history.forks.push(Fork { epoch: place::epoch_of(from), end: from });
+        history.epoch = epoch;
         Ok(history)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use trine_protocol::Position;
+use trine_protocol::{Epoch, Position};
 
 use super::place::{self, Place};
 use super::session::{Session, column};
@@ -35,6 +35,9 @@ impl Mysql {
         let mut session = self.session().await?;
         self.cut(&mut session).await?;
         let last = self.apply_all(&mut session).await?;
+        if let Some(why) = self.errant(&mut session).await? {
+            return Err(EngineError::NeedsRebuild(why));
+        }
         self.give_back(session);
         Ok(place::position(last.number))
     }
@@ -79,9 +82,16 @@ impl Mysql {
         }
     }
 
-    /// The descent of a log that ends at `last`.
-    pub(super) async fn descent(&self, session: &mut Session, last: u64) -> Result<History, EngineError> {
-        let rows = session.rows("tell its history", "select previous from trine.epoch order by epoch").await?;
+    /// The descent of a log that ends at `last`, up to the beginning of the epoch `before`.
+    pub(super) async fn descent(
+        &self,
+        session: &mut Session,
+        last: u64,
+        before: Option<Epoch>,
+    ) -> Result<History, EngineError> {
+        let before = before.map_or(u64::MAX, |e| e.0);
+        let asked = format!("select previous from trine.epoch where epoch < {before} order by epoch");
+        let rows = session.rows("tell its history", &asked).await?;
         let ends = rows.iter().filter_map(|row| column::<u64>(row, 0));
         let forks = ends.map(|end| Fork { epoch: place::epoch_of(end), end }).collect();
         let identity = self.identity()?.unwrap_or(CopyId(0));

@@ -17,7 +17,7 @@ use crate::guard::wire::Order;
 use crate::guard::{Ending, blocking, tail};
 use crate::swap::finish;
 use crate::tool::{Said, environment};
-use crate::{CopyId, DataCopy, EngineError, Process};
+use crate::{CopyId, DataCopy, EngineError, History, Process};
 
 /// How often a database that is coming up is asked whether it is.
 const ASK: Duration = Duration::from_millis(5);
@@ -26,6 +26,8 @@ const ASK: Duration = Duration::from_millis(5);
 #[derive(Debug, Serialize, Deserialize)]
 struct Leading {
     epoch: Epoch,
+    /// Where its log left the epoch before.
+    from: u64,
     process: u32,
 }
 
@@ -45,8 +47,9 @@ impl Mysql {
     /// A database that runs already: as what, and what of it was the former agent's.
     async fn take_over(&self) {
         let said = fs::read(self.paths.leading()).ok().and_then(|text| serde_json::from_slice::<Leading>(&text).ok());
-        let leading = said.map(|l| (l.epoch, l.process)).filter(|(_, of)| self.process_id().ok() == Some(*of));
-        *self.running() = Running { leading, ..Running::default() };
+        let said = said.filter(|l| self.process_id().ok() == Some(l.process));
+        let leading = said.as_ref().map(|l| (l.epoch, l.process));
+        *self.running() = Running { leading, from: said.map_or(0, |l| l.from), ..Running::default() };
         if let Some((epoch, _)) = leading {
             self.gate.open(epoch);
             // The ways that standbys came by are gone, and with them what is known of those. What one of them has said
@@ -68,10 +71,10 @@ impl Mysql {
         Ok(())
     }
 
-    /// Notes, durably, that this process is the primary of an epoch.
-    pub(super) fn note_leading(&self, epoch: Epoch, process: u32) -> Result<(), EngineError> {
+    /// Notes that this process is the primary of an epoch, whose log left the one before at `from`.
+    pub(super) fn note_leading(&self, epoch: Epoch, process: u32, from: u64) -> Result<(), EngineError> {
         let path = self.paths.leading();
-        let text = serde_json::to_vec(&Leading { epoch, process }).unwrap_or_default();
+        let text = serde_json::to_vec(&Leading { epoch, from, process }).unwrap_or_default();
         let fresh = path.with_extension("new");
         fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).map_err(EngineError::io("write", path))
     }
@@ -117,12 +120,22 @@ impl Mysql {
             *self.running() = Running::default();
             self.log_mark.store(self.log_length(), Ordering::Relaxed);
             self.log_looked.store(self.log_length(), Ordering::Relaxed);
-            let order = self.prepare()?;
+            let (order, cuts) = self.prepare()?;
             self.guard.spawn(&order).await?;
+            match self.wait_until_up().await {
+                Err(EngineError::StartFailed { why, log }) if cuts => {
+                    tracing::warn!(why, log, "the end of its log can't be cut off: it commits that");
+                    self.mariadb_starts_as_it_was()?;
+                    self.log_mark.store(self.log_length(), Ordering::Relaxed);
+                    let (order, _) = self.prepare()?;
+                    self.guard.spawn(&order).await?;
+                }
+                other => other?,
+            }
         }
         self.wait_until_up().await?;
         if self.leading().is_none() {
-            self.complete_log().await?;
+            self.know_log().await?;
         }
         // Somebody may have given it another password, or have dropped it.
         if let Err(e) = self.introduce("app", &self.config.app_password).await {
@@ -132,19 +145,24 @@ impl Mysql {
     }
 
     /// Writes everything that a start needs, and says how to start it.
-    fn prepare(&self) -> Result<Order, EngineError> {
-        remove_file(&self.paths.leading())?;
-        match self.config.dialect {
+    ///
+    /// The second: it is to cut off the end of its log.
+    fn prepare(&self) -> Result<(Order, bool), EngineError> {
+        let more = match self.config.dialect {
             Dialect::MariaDb => self.mariadb_forgets_its_upstream()?,
-            Dialect::MySql => {}
-        }
+            Dialect::MySql => Vec::new(),
+        };
+        remove_file(&self.paths.leading())?;
         let text = settings::render(&self.config, &self.paths);
         crate::files::write_readable(&self.paths.settings(), &text)?;
         self.write_credentials()?;
         for left in [self.paths.socket(), self.paths.sockets.join("mysqld.pid")] {
             remove_file(&left)?;
         }
-        Ok(Order {
+        let cuts = !more.is_empty();
+        let mut args = vec![format!("--defaults-file={}", self.paths.settings().display())];
+        args.extend(more);
+        let order = Order {
             socket: self.paths.run.join("guard.sock"),
             lock: self.paths.run.join("guard.lock"),
             log: self.paths.log.clone(),
@@ -152,10 +170,11 @@ impl Mysql {
             workdir: None,
             account: self.account.change_to(),
             program: self.binaries.server(),
-            args: vec![format!("--defaults-file={}", self.paths.settings().display())],
+            args,
             env: environment(),
             cage: None,
-        })
+        };
+        Ok((order, cuts))
     }
 
     /// For the database's own tools: a password is not for their command lines, which everybody can read.
@@ -195,13 +214,30 @@ impl Mysql {
         }
     }
 
-    /// Makes the database know all of the log that is here: how far it was copied to, and what an earlier run had received.
+    /// Makes the database know all of the log that is here, where that needs no decision: how far it was copied to, and what an
+    /// earlier run had received.
+    async fn know_log(&self) -> Result<(), EngineError> {
+        match self.config.dialect {
+            Dialect::MariaDb => self.mariadb_knows_its_log().await,
+            Dialect::MySql => self.mysql_completes_its_log().await,
+        }
+    }
+
+    /// Makes the database know all of the log that is here.
     ///
-    /// A start does this, and whatever reads or moves the log's end makes sure of it: an agent that ended in the middle of a
-    /// start leaves a running database whose log is not complete.
+    /// Whatever reads or moves the log's end makes sure of it: an agent that ended in the middle of a start leaves a running
+    /// database whose log is not complete.
     pub(super) async fn complete_log(&self) -> Result<(), EngineError> {
         match self.config.dialect {
             Dialect::MariaDb => self.mariadb_completes_its_log().await,
+            Dialect::MySql => self.mysql_completes_its_log().await,
+        }
+    }
+
+    /// Makes it know what of the log that is here is a part of that of a primary, and drops what is not, where it can.
+    pub(super) async fn complete_log_behind(&self, history: &History) -> Result<(), EngineError> {
+        match self.config.dialect {
+            Dialect::MariaDb => self.mariadb_completes_its_log_behind(history).await,
             Dialect::MySql => self.mysql_completes_its_log().await,
         }
     }

@@ -60,6 +60,8 @@ pub(super) struct Mysql {
 pub(super) struct Running {
     /// The primary of this epoch: which process that is.
     pub(super) leading: Option<(Epoch, u32)>,
+    /// Where that epoch's log left the one before.
+    pub(super) from: u64,
     /// The sync rule that was asked for.
     pub(super) sync: Option<SyncSetting>,
     /// The primary runs it.

@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::session::column;
 use super::state::Mysql;
+use crate::files::remove_file;
 use crate::{EngineError, Process};
 
 /// How long a clean end may take.
@@ -63,7 +64,13 @@ impl Mysql {
         let ended = timeout(STOP, state.wait_for(|s| *s == Process::Stopped)).await;
         self.gate.close();
         match ended {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                if self.guard.ending().is_some_and(|e| e.code == Some(0)) {
+                    // Everything in its log is committed: there is nothing to cut off.
+                    remove_file(&self.paths.leading())?;
+                }
+                Ok(())
+            }
             Err(_) => Err(EngineError::StopFailed(format!("it still runs after {} s", STOP.as_secs()))),
         }
     }

@@ -127,8 +127,9 @@ impl Mysql {
         }
         let me = literal(self.config.me.as_str());
         let mark = format!(
-            "insert into trine.epoch (epoch, node, previous) values ({epoch}, {me}, {last}) \
-             on duplicate key update barriers = barriers + 1, node = {me}"
+            "insert into trine.epoch (epoch, node, server, previous) values ({epoch}, {me}, {}, {last}) \
+             on duplicate key update barriers = barriers + 1, node = {me}",
+            self.words().server
         );
         session.run("commit the barrier", &mark).await?;
         if first && let Some(rest) = self.rest_of_epoch() {

@@ -27,6 +27,15 @@ pub enum Dialect {
     MySql,
 }
 
+/// The part of a log that its own server has written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Own {
+    /// The last of its numbers; 0: it has written nothing.
+    Last { server: String, number: u64 },
+    /// How many names of its own there are.
+    Count { server: String, count: u64 },
+}
+
 /// Names and statements.
 #[derive(Debug)]
 pub(super) struct Words {
@@ -62,6 +71,8 @@ pub(super) struct Words {
     pub(super) open_for_agent: &'static str,
     pub(super) open_for_all: &'static str,
     pub(super) close_for_all: &'static str,
+    /// How the database names itself in what it writes.
+    pub(super) server: &'static str,
     /// Arguments of a run that nobody else can reach.
     pub(super) private_run: &'static [&'static str],
     /// The last statements for a first copy: whoever was there by itself has nothing to do in it.
@@ -129,6 +140,14 @@ impl Mysql {
         match self.config.dialect {
             Dialect::MariaDb => Ok(()),
             Dialect::MySql => Session::open(&self.paths.socket(), self.words(), user, password).await.map(drop),
+        }
+    }
+
+    /// What its own server has written of its log.
+    pub(super) async fn own_part(&self, session: &mut Session) -> Result<Own, EngineError> {
+        match self.config.dialect {
+            Dialect::MariaDb => mariadb::own_part(session, self.config.server_id).await,
+            Dialect::MySql => mysql::own_part(session).await,
         }
     }
 

@@ -18,6 +18,8 @@ mod kind {
     pub(super) const XID: u8 = 16;
     /// Ends what `XA PREPARE` has logged, which is acknowledged as a commit is.
     pub(super) const XA_PREPARE: u8 = 38;
+    /// From which file on there may be something that is not committed.
+    pub(super) const CHECKPOINT: u8 = 161;
     pub(super) const GTID: u8 = 162;
 }
 
@@ -26,34 +28,57 @@ const STANDALONE: u8 = 1 | 128;
 /// How much of an event is looked at: enough for an identifier, and for the word that ends a transaction.
 const LOOKED_AT: usize = 64 << 10;
 
-/// The last transaction of the cluster's domain that is whole in this file. `None`: none is. An event that is cut off, or
-/// is none at all, ends the search, as it ends the database's own recovery.
+/// The last transaction of the cluster's domain, not after `limit`, that is whole in this file. `None`: none is. An event that is
+/// cut off, or is none at all, ends the search, as it ends the database's own recovery.
 ///
 /// # Errors
 /// The file can't be read.
-pub(super) fn last_whole(file: &Path) -> io::Result<Option<Gtid>> {
+pub(super) fn last_whole(file: &Path, limit: u64) -> io::Result<Option<Gtid>> {
+    let mut found = Found { limit, ..Found::default() };
+    each_event(file, |event, body| found.take(event, body))?;
+    Ok(found.last)
+}
+
+/// The first of the files that the database would look through for what it has not committed, as this file names it.
+///
+/// # Errors
+/// The file can't be read.
+pub(super) fn checkpoint(file: &Path) -> io::Result<Option<String>> {
+    let mut named = None;
+    each_event(file, |event, body| {
+        if event.kind == kind::CHECKPOINT
+            && let Some(length) = body.first_chunk().map(|b| u32::from_le_bytes(*b) as usize)
+            && let Some(name) = body.get(4..4 + length)
+        {
+            named = Some(String::from_utf8_lossy(name).into_owned());
+        }
+    })?;
+    Ok(named)
+}
+
+/// Looks at the events of a file, up to the first that is not whole.
+fn each_event(file: &Path, mut look: impl FnMut(&Event, &[u8])) -> io::Result<()> {
     let mut input = BufReader::with_capacity(1 << 16, File::open(file)?);
     let mut magic = [0; 4];
     if !fill(&mut input, &mut magic)? || magic != MAGIC {
-        return Ok(None);
+        return Ok(());
     }
-    let mut found = Found::default();
     let mut body = Vec::new();
     loop {
         let mut header = [0; HEADER];
         if !fill(&mut input, &mut header)? {
-            return Ok(found.last);
+            return Ok(());
         }
-        let Some(event) = Event::parse(&header) else { return Ok(found.last) };
+        let Some(event) = Event::parse(&header) else { return Ok(()) };
         body.resize(event.length.min(LOOKED_AT), 0);
         if !fill(&mut input, &mut body)? {
-            return Ok(found.last);
+            return Ok(());
         }
         let rest = (event.length - body.len()) as u64;
         if io::copy(&mut input.by_ref().take(rest), &mut io::sink())? < rest {
-            return Ok(found.last);
+            return Ok(());
         }
-        found.take(&event, &body);
+        look(&event, &body);
     }
 }
 
@@ -83,6 +108,7 @@ impl Event {
 
 #[derive(Default)]
 struct Found {
+    limit: u64,
     last: Option<Gtid>,
     /// The transaction that has begun, and whether its next event is its only one.
     open: Option<(Gtid, bool)>,
@@ -100,7 +126,7 @@ impl Found {
 
     fn whole(&mut self, gtid: Gtid) {
         self.open = None;
-        if gtid.domain == DOMAIN && self.last.is_none_or(|l| l.number < gtid.number) {
+        if gtid.domain == DOMAIN && gtid.number <= self.limit && self.last.is_none_or(|l| l.number < gtid.number) {
             self.last = Some(gtid);
         }
     }
@@ -140,7 +166,7 @@ mod tests {
     fn last(bytes: &[u8]) -> Option<u64> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        last_whole(file.path()).unwrap().map(|g| g.number)
+        last_whole(file.path(), u64::MAX).unwrap().map(|g| g.number)
     }
 
     #[test]
@@ -180,6 +206,31 @@ mod tests {
         assert_eq!(last(&prepared.concat()), Some(5));
         let done = [gtid_event(6, 128), event(kind::QUERY, b"xxxx\0XA COMMIT X'61',X'',1")];
         assert_eq!(last(&[prepared.concat(), done.concat()].concat()), Some(6));
+    }
+
+    #[test]
+    fn up_to_a_limit_and_from_a_checkpoint() {
+        let named = |name: &str| {
+            let length = u32::try_from(name.len()).unwrap().to_le_bytes();
+            event(kind::CHECKPOINT, &[&length[..], name.as_bytes(), &[1, 2, 3, 4]].concat())
+        };
+        let commit = event(kind::XID, &[0; 8]);
+        let parts = [
+            MAGIC.to_vec(),
+            named("binlog.000006"),
+            gtid_event(5, 0),
+            commit.clone(),
+            named("binlog.000007"),
+            gtid_event(6, 0),
+            commit,
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), parts.concat()).unwrap();
+        let last = |limit| last_whole(file.path(), limit).unwrap().map(|g| g.number);
+        assert_eq!((last(u64::MAX), last(6), last(5), last(4)), (Some(6), Some(6), Some(5), None));
+        assert_eq!(checkpoint(file.path()).unwrap().as_deref(), Some("binlog.000007"));
+        std::fs::write(file.path(), parts[..1].concat()).unwrap();
+        assert_eq!(checkpoint(file.path()).unwrap(), None);
     }
 
     #[test]

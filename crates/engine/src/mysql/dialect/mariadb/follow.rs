@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::{last_in, places};
 use crate::EngineError;
 use crate::files::{remove_file, sync_dir};
+use crate::history::History;
 use crate::mysql::paths::own;
 use crate::mysql::session::{REPLICATION, Session, literal};
 use crate::mysql::state::Mysql;
@@ -42,17 +43,37 @@ impl Mysql {
         Ok(())
     }
 
-    /// Before a start: what it had received is set aside, and it starts as one that follows nobody.
-    pub(crate) fn mariadb_forgets_its_upstream(&self) -> Result<(), EngineError> {
+    /// Before a start: what it had received is set aside, and the end of its log if it led; and it starts as one that follows
+    /// nobody. Returns arguments for the start.
+    pub(crate) fn mariadb_forgets_its_upstream(&self) -> Result<Vec<String>, EngineError> {
+        let cut_off = self.set_tail_aside()?;
         self.set_received_aside()?;
         for name in ["master.info", "relay-log.info", "multi-master.info"] {
             remove_file(&self.paths.data.join(name))?;
         }
-        sync_dir(&self.paths.data)
+        sync_dir(&self.paths.data)?;
+        Ok(if cut_off { vec!["--init-rpl-role=SLAVE".into()] } else { Vec::new() })
+    }
+
+    /// A database that can't cut off the end of its log (there is a DDL in it) does not start: it may commit it all then.
+    pub(crate) fn mariadb_starts_as_it_was(&self) -> Result<(), EngineError> {
+        self.tail_is_committed()
+    }
+
+    /// The log is all that was here before the start.
+    pub(crate) async fn mariadb_completes_its_log(&self) -> Result<(), EngineError> {
+        self.mariadb_knows_its_log().await?;
+        self.apply_tail().await
+    }
+
+    /// As far as a primary with this history has it.
+    pub(crate) async fn mariadb_completes_its_log_behind(&self, history: &History) -> Result<(), EngineError> {
+        self.mariadb_knows_its_log().await?;
+        self.cut_tail(history).await
     }
 
     /// Makes the database know how far it was copied to, and applies what an earlier run had received.
-    pub(crate) async fn mariadb_completes_its_log(&self) -> Result<(), EngineError> {
+    pub(crate) async fn mariadb_knows_its_log(&self) -> Result<(), EngineError> {
         let path = self.own(own::COPIED_TO);
         match fs::read_to_string(&path) {
             Ok(text) => {

@@ -5,6 +5,7 @@
 //! | `gtid.rs` | how a transaction's number says its epoch: the position |
 //! | `salvage.rs`, `binlog.rs` | received logs that the database would throw away at a start |
 //! | `settings.rs`, `first.rs` | the settings; the first copy |
+//! | `tail.rs` | the end of a lost primary's log, which perhaps nobody has acknowledged |
 //! | `follow.rs` | from which place on it follows |
 //! | `backup.rs` | a copy, by mariadb-backup |
 
@@ -15,12 +16,13 @@ mod follow;
 mod gtid;
 mod salvage;
 mod settings;
+mod tail;
 
 use trine_protocol::Epoch;
 
 pub(super) use self::gtid::last_in;
 pub(super) use self::settings::TABLES;
-use super::Words;
+use super::{Own, Words};
 use crate::EngineError;
 use crate::mysql::binaries::Wanted;
 use crate::mysql::place::{self, Place};
@@ -49,6 +51,7 @@ pub(super) const WORDS: Words = Words {
     open_for_agent: "",
     open_for_all: "set global read_only = OFF",
     close_for_all: "set global read_only = ON",
+    server: "@@server_id",
     private_run: &["--skip-slave-start"],
     tidy: &[
         "delete from mysql.global_priv where user not in ('trine', 'trine_replication', 'app', 'mariadb.sys')",
@@ -83,6 +86,15 @@ pub(super) async fn places(session: &mut Session) -> Result<(Place, Place), Engi
         last_in(&text).map_err(|_| EngineError::Unreadable { action: ACTION })
     };
     Ok((place(0)?, place(1)?))
+}
+
+/// The last number that this server has written.
+pub(super) async fn own_part(session: &mut Session, server: u32) -> Result<Own, EngineError> {
+    const ACTION: &str = "say who has written its log";
+    let text: String = session.value(ACTION, "select @@global.gtid_binlog_state").await?;
+    let all = gtid::all_in(&text).map_err(|_| EngineError::Unreadable { action: ACTION })?;
+    let number = all.iter().filter(|g| g.server == server).map(|g| g.number).max().unwrap_or(0);
+    Ok(Own::Last { server: server.to_string(), number })
 }
 
 pub(super) fn first_of_epoch(epoch: Epoch) -> String {

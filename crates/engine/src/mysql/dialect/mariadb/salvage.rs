@@ -57,34 +57,40 @@ impl Mysql {
         }
         let folder = aside.clone();
         let (files, last) = blocking(move || last_received(&folder)).await.map_err(EngineError::io("read", &aside))?;
-        let mut session = self.session().await?;
-        let (applied, written) = places(&mut session).await?;
-        let applied = applied.or_further(written);
-        if last.number > applied.number {
-            tracing::warn!(
-                applied = applied.number,
-                received = last.number,
-                "applying what was received before and not applied"
-            );
-            // A copy that can't take what it has acknowledged is no copy: a start that fails says so.
-            self.apply(&files, &applied).await.map_err(|e| EngineError::StartFailed {
-                why: "what it had received can't be applied".into(),
-                log: e.chain(),
-            })?;
-            let (applied, written) = places(&mut session).await?;
-            let reached = applied.or_further(written).number;
-            if reached < last.number {
-                let why = format!("what was received goes to {}, and only {reached} could be applied", last.number);
-                return Err(EngineError::StartFailed { why, log: String::new() });
-            }
-        }
-        self.give_back(session);
+        self.apply_logs(&files, &last, "what was received before").await?;
         remove_tree(&aside)?;
         sync_dir(&self.paths.data)
     }
 
-    /// Lets the database's own tools read the files from a place on, and apply them as what they are.
-    async fn apply(&self, files: &[PathBuf], from: &Place) -> Result<(), EngineError> {
+    /// Applies what the database has not applied of these files, up to the transaction `last`, and makes sure that it has.
+    ///
+    /// # Errors
+    /// [`EngineError::StartFailed`]: a copy that can't take what it has acknowledged is no copy.
+    pub(super) async fn apply_logs(
+        &self,
+        files: &[PathBuf],
+        last: &Place,
+        what: &'static str,
+    ) -> Result<(), EngineError> {
+        let mut session = self.session().await?;
+        let (applied, written) = places(&mut session).await?;
+        let applied = applied.or_further(written);
+        if last.number > applied.number {
+            tracing::warn!(applied = applied.number, last = last.number, "applying {what} and is not applied");
+            let failed = |log: String| EngineError::StartFailed { why: format!("{what} can't be applied"), log };
+            self.apply(files, &applied, last).await.map_err(|e| failed(e.chain()))?;
+            let (applied, written) = places(&mut session).await?;
+            let reached = applied.or_further(written).number;
+            if reached < last.number {
+                return Err(failed(format!("it goes to {}, and only {reached} could be applied", last.number)));
+            }
+        }
+        self.give_back(session);
+        Ok(())
+    }
+
+    /// Lets the database's own tools read the files from one place to another, and apply them as what they are.
+    async fn apply(&self, files: &[PathBuf], from: &Place, to: &Place) -> Result<(), EngineError> {
         const TOOL: &str = "mariadb-binlog";
         let failed = |output: String| EngineError::Tool { tool: TOOL, output };
         let credentials = format!("--defaults-extra-file={}", self.paths.credentials().display());
@@ -98,6 +104,8 @@ impl Mysql {
         if from.number > 0 {
             reader.arg(format!("--start-position={}", from.text));
         }
+        // What is not whole comes after it.
+        reader.arg(format!("--stop-position={}", to.text));
         reader.args(files).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         reader.current_dir(&self.paths.tools);
         as_child(&mut reader, &self.account);
@@ -134,7 +142,7 @@ fn last_received(folder: &Path) -> io::Result<(Vec<PathBuf>, Place)> {
     let files: Vec<PathBuf> = received_in(folder)?.into_iter().filter(numbered).map(|n| folder.join(n)).collect();
     let mut last = Place::default();
     for file in &files {
-        last = last.or_further(binlog::last_whole(file)?.map(Place::from).unwrap_or_default());
+        last = last.or_further(binlog::last_whole(file, u64::MAX)?.map(Place::from).unwrap_or_default());
     }
     Ok((files, last))
 }

@@ -82,5 +82,10 @@ pub(crate) const TABLES: Tables = Tables {
         ("log_warnings", "1"),
     ],
     // The agent keeps folders of its own in the data directory.
-    extra: &[("ignore_db_dirs", own::SALVAGE), ("ignore_db_dirs", own::SALVAGE_NEW)],
+    extra: &[
+        ("ignore_db_dirs", own::SALVAGE),
+        ("ignore_db_dirs", own::SALVAGE_NEW),
+        ("ignore_db_dirs", own::TAIL),
+        ("ignore_db_dirs", own::TAIL_NEW),
+    ],
 };

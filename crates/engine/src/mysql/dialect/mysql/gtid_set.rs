@@ -129,6 +129,11 @@ impl GtidSet {
         self.0.values().flatten().map(|(first, last)| last - first + 1).fold(0, u64::saturating_add)
     }
 
+    /// How many of one source.
+    pub(crate) fn count_of(&self, name: &str) -> u64 {
+        self.0.get(name).into_iter().flatten().map(|(first, last)| last - first + 1).fold(0, u64::saturating_add)
+    }
+
     /// How far a log reaches that has these transactions.
     pub(crate) fn place(&self) -> Place {
         let epoch = self.0.get(EPOCHS).and_then(|r| r.last()).map_or(0, |(_, last)| *last);
@@ -166,7 +171,7 @@ mod tests {
         assert_eq!(set(""), GtidSet::default());
         let both = set(&format!("{A}:1-5:7:9-10,\n{}:1", B.to_uppercase()));
         assert_eq!(both.to_string(), format!("{A}:1-5:7:9-10,{B}:1"));
-        assert_eq!(both.count(), 9);
+        assert_eq!((both.count(), both.count_of(A), both.count_of("nobody")), (9, 8, 0));
         assert_eq!(set(&format!("{A}:3:1-2")).to_string(), format!("{A}:1-3"));
         assert_eq!(set(&format!("{A}:1:tag:1-3")).count(), 4);
         for wrong in ["0-1-5", &format!("{A}:x-1"), &format!("{A}:5-1"), &format!("{A}:0"), &format!("{A}:-")] {

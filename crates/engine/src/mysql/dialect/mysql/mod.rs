@@ -19,7 +19,7 @@ use trine_protocol::Epoch;
 
 pub(super) use self::gtid_set::GtidSet;
 pub(super) use self::settings::TABLES;
-use super::Words;
+use super::{Own, Words};
 use crate::EngineError;
 use crate::mysql::binaries::Wanted;
 use crate::mysql::session::Session;
@@ -46,6 +46,7 @@ pub(super) const WORDS: Words = Words {
     open_for_agent: "set global super_read_only = OFF",
     open_for_all: "set global read_only = OFF",
     close_for_all: "set global super_read_only = ON",
+    server: "@@server_uuid",
     private_run: &["--mysqlx=OFF", "--skip-replica-start", "--auto-generate-certs=OFF", "--secure-file-priv=NULL"],
     tidy: &["drop user root@localhost"],
 };
@@ -65,6 +66,14 @@ pub(super) async fn executed(session: &mut Session) -> Result<GtidSet, EngineErr
     const ACTION: &str = "say how far it has applied the log";
     let text: String = session.value(ACTION, "select @@global.gtid_executed").await?;
     GtidSet::parse(&text).map_err(|_| EngineError::Unreadable { action: ACTION })
+}
+
+/// How many transactions this server has written.
+pub(super) async fn own_part(session: &mut Session) -> Result<Own, EngineError> {
+    const ACTION: &str = "say who has written its log";
+    let server: String = session.value(ACTION, "select @@server_uuid").await?;
+    let count = executed(session).await?.count_of(&server.to_ascii_lowercase());
+    Ok(Own::Count { server, count })
 }
 
 pub(super) fn first_of_epoch(epoch: Epoch) -> String {
