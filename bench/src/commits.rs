@@ -1,15 +1,17 @@
-//! Commits and reads through the endpoint, compared with the same PostgreSQL without agent and endpoint.
+//! Commits through the endpoint, compared with the same database without agent and endpoint; of PostgreSQL also reads.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::json;
 use trine_tests::process::processor_seconds;
 use trine_tests::scenario::alone;
 use trine_tests::{Cluster, Options, namespace, now_ns};
 
+use crate::engine::Engine;
+use crate::inserts;
 use crate::machine::seconds;
 use crate::plain::Plain;
 use crate::results::{Results, Section};
@@ -20,23 +22,35 @@ const HAPROXY: u16 = 7600;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
+    /// The database.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: Engine,
     /// Rounds: in each, every way is measured once, one after the other.
     #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    pub(crate) rounds: usize,
     /// Length of one measurement.
     #[arg(long, default_value_t = 10)]
-    seconds: u32,
-    /// pgbench's scale.
+    pub(crate) seconds: u32,
+    /// pgbench's scale; of PostgreSQL only.
     #[arg(long, default_value_t = 10)]
     scale: u32,
-    /// Clients.
-    #[arg(long, default_value_t = 8)]
-    clients: u32,
+    /// Numbers of clients. By default 8 of PostgreSQL, whose every way is measured with one number only; else 1, 4 and 8.
+    #[arg(long, value_delimiter = ',')]
+    clients: Vec<usize>,
 }
 
-impl Default for Arguments {
-    fn default() -> Self {
-        Self { rounds: 5, seconds: 10, scale: 10, clients: 8 }
+impl Arguments {
+    /// The defaults.
+    pub(crate) fn of(engine: Engine) -> Self {
+        Self { engine, rounds: 5, seconds: 10, scale: 10, clients: Vec::new() }
+    }
+
+    pub(crate) fn clients(&self) -> &[usize] {
+        match self.engine {
+            _ if !self.clients.is_empty() => &self.clients,
+            Engine::Postgres => &[8],
+            Engine::Mariadb | Engine::Mysql => &[1, 4, 8],
+        }
     }
 }
 
@@ -49,8 +63,8 @@ fn pgbench(cluster: &Cluster, arguments: &[&str], uri: &str) -> Result<String> {
 }
 
 /// Transactions a second, connections' own time left out.
-fn measure(a: &Arguments, cluster: &Cluster, script: &str, uri: &str) -> Result<f64> {
-    let (clients, seconds) = (a.clients.to_string(), a.seconds.to_string());
+fn measure(a: &Arguments, clients: usize, cluster: &Cluster, script: &str, uri: &str) -> Result<f64> {
+    let (clients, seconds) = (clients.to_string(), a.seconds.to_string());
     let text = pgbench(cluster, &["-n", "-b", script, "-c", &clients, "-j", "2", "-T", &seconds], uri)?;
     let line = text.lines().find(|l| l.starts_with("tps = ")).with_context(|| format!("pgbench said: {text}"))?;
     Ok(line.split_whitespace().nth(2).context("tps")?.parse()?)
@@ -94,6 +108,14 @@ impl Drop for Haproxy {
 }
 
 pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
+    match a.engine {
+        Engine::Postgres => on_postgres(a, results),
+        Engine::Mariadb | Engine::Mysql => inserts::run(a, results),
+    }
+}
+
+fn on_postgres(a: &Arguments, results: &mut Results) -> Result<()> {
+    let &[clients] = a.clients() else { bail!("PostgreSQL's ways are measured with one number of clients") };
     let _turn = alone()?;
     let cluster = Cluster::up("bench-commits", &Options::local())?;
     let status = cluster.wait_healthy()?;
@@ -125,7 +147,7 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
     for round in 1..=a.rounds {
         for (n, (what, way, script, uri)) in ways.iter().enumerate() {
             let (start, before) = (now_ns(), relayed(&cluster, &haproxy_process)?);
-            let tps = measure(a, &cluster, script, uri)?;
+            let tps = measure(a, clients, &cluster, script, uri)?;
             let (elapsed, after) = (seconds(now_ns() - start), relayed(&cluster, &haproxy_process)?);
             let between =
                 if way.starts_with("HAProxy") { after[0] - before[0] } else { after[1] - before[1] } / elapsed;
@@ -164,7 +186,7 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
                  each round's ratio: commits to no agent and no endpoint (aim 0.9), reads to HAProxy (aim 1). \"No agent, no \
                  endpoint\" are three PostgreSQL with the same settings and the same sync rule, reached by TCP. All without TLS. \
                  Cores: processor time that what stands in between used of this machine's: HAProxy, else all three agents.",
-                a.scale, a.clients, a.seconds, a.rounds
+                a.scale, clients, a.seconds, a.rounds
             ),
             head: ["what", "through", "median /s", "range", "ratio", "cores"].map(str::to_owned).to_vec(),
             rows,

@@ -7,26 +7,39 @@ use trine_tests::process::kill;
 use trine_tests::scenario::alone;
 use trine_tests::{Cluster, Options, Report, Status, Writer, WriterOptions, checks, now_ns};
 
+use crate::engine::Engine;
 use crate::machine::seconds;
 use crate::results::{Results, Section};
 use crate::statistics::Spread;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
+    /// The database.
+    #[arg(long, value_enum, default_value_t)]
+    engine: Engine,
     /// Runs of each fault at each number of clients.
     #[arg(long, default_value_t = 20)]
     runs: usize,
-    /// Numbers of writing clients.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 8])]
+    /// Numbers of writing clients. By default 1 and 8 of PostgreSQL, else 4.
+    #[arg(long, value_delimiter = ',')]
     clients: Vec<usize>,
     /// Only faults whose name contains one of these.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
 
-impl Default for Arguments {
-    fn default() -> Self {
-        Self { runs: 20, clients: vec![1, 8], only: Vec::new() }
+impl Arguments {
+    /// The defaults.
+    pub(crate) fn of(engine: Engine) -> Self {
+        Self { engine, runs: 20, clients: Vec::new(), only: Vec::new() }
+    }
+
+    fn clients(&self) -> &[usize] {
+        match self.engine {
+            _ if !self.clients.is_empty() => &self.clients,
+            Engine::Postgres => &[1, 8],
+            Engine::Mariadb | Engine::Mysql => &[4],
+        }
     }
 }
 
@@ -35,32 +48,39 @@ impl Default for Arguments {
 enum Fault {
     NodeKilled,
     NetworkCut,
-    PostmasterKilled,
+    DatabaseKilled,
     Switchover,
     LeaderKilled,
 }
 
 const FAULTS: [Fault; 5] =
-    [Fault::NodeKilled, Fault::NetworkCut, Fault::PostmasterKilled, Fault::Switchover, Fault::LeaderKilled];
+    [Fault::NodeKilled, Fault::NetworkCut, Fault::DatabaseKilled, Fault::Switchover, Fault::LeaderKilled];
 
 impl Fault {
-    fn name(self) -> &'static str {
-        match self {
-            Self::NodeKilled => "node lost: agent, guard and database killed at once",
-            Self::NetworkCut => "node lost: its network cut off",
-            Self::PostmasterKilled => "postmaster killed",
-            Self::Switchover => "switchover",
-            Self::LeaderKilled => "agent of the leader of consensus killed, where it is a standby",
+    fn name(self, engine: Engine) -> &'static str {
+        match (self, engine) {
+            (Self::NodeKilled, _) => "node lost: agent, guard and database killed at once",
+            (Self::NetworkCut, _) => "node lost: its network cut off",
+            (Self::DatabaseKilled, Engine::Postgres) => "postmaster killed",
+            (Self::DatabaseKilled, Engine::Mariadb) => "mariadbd killed",
+            (Self::DatabaseKilled, Engine::Mysql) => "mysqld killed",
+            (Self::Switchover, _) => "switchover",
+            (Self::LeaderKilled, _) => "agent of the leader of consensus killed, where it is a standby",
         }
     }
 
-    /// The most that is hoped for: median, worst.
-    fn aim(self) -> (f64, f64) {
-        match self {
-            Self::NodeKilled | Self::NetworkCut => (1.5, 2.5),
-            Self::PostmasterKilled => (0.6, 1.2),
-            Self::Switchover => (0.3, 0.8),
-            Self::LeaderKilled => (0.1, 0.1),
+    /// The most that is hoped for: median, worst. Nothing, where it is not measured.
+    fn aim(self, engine: Engine) -> Option<(f64, f64)> {
+        match (self, engine) {
+            (Self::NodeKilled | Self::NetworkCut, Engine::Postgres) => Some((1.5, 2.5)),
+            (Self::DatabaseKilled, Engine::Postgres) => Some((0.6, 1.2)),
+            (Self::Switchover, Engine::Postgres) => Some((0.3, 0.8)),
+            (Self::LeaderKilled, Engine::Postgres) => Some((0.1, 0.1)),
+            (Self::NodeKilled | Self::NetworkCut, _) => Some((2.0, 3.5)),
+            (Self::DatabaseKilled, _) => Some((1.2, 2.5)),
+            (Self::Switchover, _) => Some((0.5, 1.0)),
+            // The agents' own affair, whichever database they lead.
+            (Self::LeaderKilled, _) => None,
         }
     }
 
@@ -73,31 +93,36 @@ impl Fault {
 }
 
 pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
+    a.engine.is_here()?;
     for fault in FAULTS {
-        if !a.only.is_empty() && !a.only.iter().any(|o| fault.name().contains(o.as_str())) {
+        let (name, Some(aim)) = (fault.name(a.engine), fault.aim(a.engine)) else { continue };
+        if !a.only.is_empty() && !a.only.iter().any(|o| name.contains(o.as_str())) {
             continue;
         }
         let _turn = alone()?;
-        let cluster = Cluster::up("bench-faults", &fault.options())?;
+        let cluster = Cluster::up("bench-faults", &fault.options().with(a.engine.database()))?;
         let mut rows = Vec::new();
         let mut data = Vec::new();
-        for clients in &a.clients {
-            let outcome = measure(&cluster, fault, *clients, a.runs);
+        // All that was written to the cluster: its copies hold that and nothing else.
+        let mut written = Vec::new();
+        for clients in a.clients() {
+            let outcome = measure(&cluster, a.engine, fault, *clients, a.runs);
             let (pauses, reports) = match outcome {
                 Ok(o) => o,
                 Err(e) => {
                     eprintln!("{}", cluster.tell());
-                    return Err(e.context(fault.name()));
+                    return Err(e.context(name));
                 }
             };
             cluster.wait_healthy()?;
-            let lost = match checks::nothing_lost(&cluster, &reports) {
-                Ok(()) => "0".to_owned(),
-                Err(e) => format!("{e:#}"),
-            };
-            let spread = Spread::of(&pauses).context("no run")?;
             let acked: usize = reports.iter().map(|r| r.acks.len()).sum();
-            let (median, worst) = fault.aim();
+            written.extend(reports);
+            let said =
+                |checked: Result<()>, fine: &str| checked.map_or_else(|e| format!("{e:#}"), |()| fine.to_owned());
+            let lost = said(checks::nothing_lost(&cluster, &written), "0");
+            let copies = said(checks::copies_hold(&cluster, &written), "equal");
+            let spread = Spread::of(&pauses).context("no run")?;
+            let (median, worst) = aim;
             rows.push(vec![
                 clients.to_string(),
                 format!("{:.3}", spread.median),
@@ -106,33 +131,52 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
                 format!("{worst}"),
                 spread.runs.to_string(),
                 acked.to_string(),
-                lost,
+                lost.clone(),
+                copies.clone(),
             ]);
-            data.push(json!({"fault": fault.name(), "clients": clients, "pause_s": spread}));
+            data.push(json!({"fault": name, "clients": clients, "pause_s": spread, "lost": lost, "copies": copies}));
         }
-        keep(fault, rows, data, results)?;
+        keep(a.engine, fault, rows, data, results)?;
     }
     Ok(())
 }
 
 /// A section for each fault: measuring one of them again leaves the others as they are.
-fn keep(fault: Fault, rows: Vec<Vec<String>>, data: Vec<serde_json::Value>, results: &mut Results) -> Result<()> {
+fn keep(
+    engine: Engine,
+    fault: Fault,
+    rows: Vec<Vec<String>>,
+    data: Vec<serde_json::Value>,
+    results: &mut Results,
+) -> Result<()> {
     let endpoints = match fault {
         Fault::NetworkCut => {
             "know the other two nodes' endpoints (one that is cut off with the primary can't write anyway)"
         }
-        _ => "know every node's endpoint, the primary's first",
+        _ if engine == Engine::Postgres => "know every node's endpoint, the primary's first",
+        _ => "know every node's endpoint, each another one first",
     };
     let how = format!(
-        "The longest time without any acknowledged insert, of all clients together, from the fault on. Each client inserts \
-         a row every 10 ms through the writer endpoint; the clients {endpoints}."
+        "{} by its own replication. The longest time without any acknowledged insert, of all clients together, from the fault on. Each client inserts \
+         a row every 10 ms through the writer endpoint; the clients {endpoints}. At the end \
+         every acknowledged row is looked for, and the copies of all three nodes are compared.",
+        engine.version()?
     );
-    let head = ["clients", "median s", "aim", "worst s", "aim", "runs", "acknowledged", "lost"];
+    let head = ["clients", "median s", "aim", "worst s", "aim", "runs", "acknowledged", "lost", "copies"];
     let head = head.map(str::to_owned).to_vec();
-    results.keep(&format!("Pause: {}", fault.name()), Section { how, head, rows, data: json!(data) })
+    results.keep(
+        &format!("{}: {}", engine.section("Pause"), fault.name(engine)),
+        Section { how, head, rows, data: json!(data) },
+    )
 }
 
-fn measure(cluster: &Cluster, fault: Fault, clients: usize, runs: usize) -> Result<(Vec<f64>, Vec<Report>)> {
+fn measure(
+    cluster: &Cluster,
+    engine: Engine,
+    fault: Fault,
+    clients: usize,
+    runs: usize,
+) -> Result<(Vec<f64>, Vec<Report>)> {
     let mut pauses = Vec::new();
     let mut reports = Vec::new();
     for number in 0..runs {
@@ -141,14 +185,16 @@ fn measure(cluster: &Cluster, fault: Fault, clients: usize, runs: usize) -> Resu
         let standbys = status.standbys();
         let dsn = match fault {
             Fault::NetworkCut => cluster.writer_at(&standbys.iter().map(String::as_str).collect::<Vec<_>>())?,
-            _ => cluster.endpoints()?.writer,
+            _ if engine == Engine::Postgres => cluster.endpoints()?.writer,
+            _ => cluster.writers()?,
         };
         let first_id = i64::try_from((clients * 1000 + number) * 1_000_000)?;
         let options = WriterOptions {
             dsn,
             clients,
             first_id,
-            statement_timeout_ms: 2000,
+            // MariaDB says OK to a commit whose statement it ends while that waits for the standbys.
+            statement_timeout_ms: if engine == Engine::Postgres { 2000 } else { 0 },
             answer_timeout_ms: 3000,
             ..WriterOptions::default()
         };
@@ -166,7 +212,7 @@ fn measure(cluster: &Cluster, fault: Fault, clients: usize, runs: usize) -> Resu
         let report = writer.stop()?;
         let pause = seconds(report.longest_pause_after_ns(at));
         let from = victim.unwrap_or(primary);
-        println!("{} · {clients} clients · run {}: {pause:.3} s", fault.name(), number + 1);
+        println!("{} · {clients} clients · run {}: {pause:.3} s", fault.name(engine), number + 1);
         pauses.push(pause);
         reports.push(report);
         match fault {
@@ -175,7 +221,7 @@ fn measure(cluster: &Cluster, fault: Fault, clients: usize, runs: usize) -> Resu
                 cluster.switch().heal()?;
                 cluster.ask_only(&[]);
             }
-            Fault::PostmasterKilled | Fault::Switchover => {}
+            Fault::DatabaseKilled | Fault::Switchover => {}
         }
     }
     Ok((pauses, reports))
@@ -208,7 +254,7 @@ fn inject(cluster: &Cluster, fault: Fault, status: &Status) -> Result<Option<Str
     match fault {
         Fault::NodeKilled => cluster.kill_nodes(&[primary])?,
         Fault::NetworkCut => cluster.switch().cut(primary)?,
-        Fault::PostmasterKilled => kill(cluster.postmaster(primary)?)?,
+        Fault::DatabaseKilled => kill(cluster.database(primary)?)?,
         Fault::Switchover => drop(cluster.trine_ok(&["switchover"])?),
         Fault::LeaderKilled => {
             let leader = leader(status).context("nobody leads the consensus")?;

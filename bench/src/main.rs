@@ -11,11 +11,15 @@
 
 mod agents;
 mod commits;
+mod compared;
+mod engine;
 mod faults;
 mod idle;
+mod inserts;
 mod lost;
 mod machine;
 mod plain;
+mod plain_mysql;
 mod probe;
 mod results;
 mod statistics;
@@ -27,6 +31,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::engine::Engine;
 use crate::results::Results;
 
 #[derive(Parser)]
@@ -43,9 +48,9 @@ struct Arguments {
 enum Command {
     /// Writes through one endpoint, and prints what a client saw, as one JSON object.
     Probe(probe::Arguments),
-    /// How long writes pause: node lost, network cut, postmaster killed, switchover, leader of consensus lost.
+    /// How long writes pause: node lost, network cut, database killed, switchover, leader of consensus lost.
     Faults(faults::Arguments),
-    /// Commits and reads through the endpoint, and without it.
+    /// Commits through the endpoint, and without it; of PostgreSQL also reads.
     Commits(commits::Arguments),
     /// What an idle agent costs.
     Idle(idle::Arguments),
@@ -70,8 +75,14 @@ fn main() -> Result<()> {
         Command::All => {
             steps::run(&mut results)?;
             idle::run(&idle::Arguments::default(), &mut results)?;
-            commits::run(&commits::Arguments::default(), &mut results)?;
-            faults::run(&faults::Arguments::default(), &mut results)?;
+            for engine in Engine::ALL {
+                if let Err(e) = engine.is_here() {
+                    eprintln!("NOT MEASURED: {}: {e:#}", engine.name());
+                    continue;
+                }
+                commits::run(&commits::Arguments::of(engine), &mut results)?;
+                faults::run(&faults::Arguments::of(engine), &mut results)?;
+            }
             volume::run_all(&volume::Arguments::default(), &mut results)?;
         }
     }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use trine_tests::{now_ns, postgres, wait_until};
 
 use crate::agents::{Agents, Used};
+use crate::compared::{Compared, head};
 use crate::lost;
 use crate::machine::seconds;
 use crate::results::{Results, Section};
@@ -169,41 +170,6 @@ fn tps(text: &str) -> Result<f64> {
     Ok(line.split_whitespace().nth(2).context("tps")?.parse()?)
 }
 
-/// One thing that is measured on the volume and on a plain directory, again and again.
-struct Compared {
-    what: String,
-    aim: f64,
-    volume: Vec<f64>,
-    plain: Vec<f64>,
-}
-
-impl Compared {
-    fn new(what: impl Into<String>, aim: f64) -> Self {
-        Self { what: what.into(), aim, volume: Vec::new(), plain: Vec::new() }
-    }
-
-    fn measured(&mut self, volume: f64, plain: f64) {
-        println!("{}: volume {volume:.0}/s, plain {plain:.0}/s", self.what);
-        self.volume.push(volume);
-        self.plain.push(plain);
-    }
-
-    fn row(&self) -> Result<(Vec<String>, Value)> {
-        let ratios: Vec<f64> = self.volume.iter().zip(&self.plain).map(|(v, p)| v / p).collect();
-        let spread = |all: &[f64]| Spread::of(all).context("no round");
-        let (volume, plain, ratio) = (spread(&self.volume)?, spread(&self.plain)?, spread(&ratios)?);
-        let row = vec![
-            self.what.clone(),
-            format!("{:.0}", volume.median),
-            format!("{:.0}", plain.median),
-            format!("{:.2}", ratio.median),
-            format!("{:.2} to {:.2}", ratio.least, ratio.most),
-            format!("{:.2}", self.aim),
-        ];
-        Ok((row, json!({"what": self.what, "volume": volume, "plain": plain, "ratio": ratio, "aim": self.aim})))
-    }
-}
-
 fn on_postgres(a: &Arguments) -> Result<(Vec<Compared>, [Used; 2])> {
     let local = Local::up(&a.dir, "postgres", &[LONG])?;
     let plain = plain_postgres(&a.dir, &local.password)?;
@@ -212,8 +178,8 @@ fn on_postgres(a: &Arguments) -> Result<(Vec<Compared>, [Used; 2])> {
         pgbench(at, port, &local.password, &["-i", "-q", "-s", "10"])?;
     }
     let mut all = vec![
-        Compared::new("PostgreSQL, simple-update, 1 client", 0.8),
-        Compared::new("PostgreSQL, simple-update, 8 clients", 0.75),
+        Compared::new("volume", "PostgreSQL, simple-update, 1 client", 0.8),
+        Compared::new("volume", "PostgreSQL, simple-update, 8 clients", 0.75),
     ];
     let agents = Agents::of(&local)?;
     let mut used = <[Used; 2]>::default();
@@ -227,7 +193,7 @@ fn on_postgres(a: &Arguments) -> Result<(Vec<Compared>, [Used; 2])> {
                 *sum += after - before;
             }
             used.commits += volume * f64::from(a.seconds);
-            compared.measured(volume, tps(&pgbench(PLAIN, PORT, &local.password, &arguments)?)?);
+            compared.add(volume, tps(&pgbench(PLAIN, PORT, &local.password, &arguments)?)?);
         }
     }
     drop(plain);
@@ -264,8 +230,8 @@ fn on_redis(a: &Arguments) -> Result<(Vec<Compared>, u64, f64)> {
     let ping = || redis("redis-cli", PLAIN, PORT, password, &["ping"]);
     wait_until("the plain Redis", Duration::from_secs(20), || Ok(ping().is_ok_and(|said| said.contains("PONG"))))?;
     let mut all = vec![
-        Compared::new("Redis, appendfsync always, 50 clients", 0.8),
-        Compared::new("Redis, appendfsync everysec, 50 clients", 0.95),
+        Compared::new("volume", "Redis, appendfsync always, 50 clients", 0.8),
+        Compared::new("volume", "Redis, appendfsync everysec, 50 clients", 0.95),
     ];
     for _ in 0..a.rounds {
         for (compared, (policy, requests)) in all.iter_mut().zip([("always", "60000"), ("everysec", "300000")]) {
@@ -275,7 +241,7 @@ fn on_redis(a: &Arguments) -> Result<(Vec<Compared>, u64, f64)> {
                 redis("redis-cli", at, port, password, &["config", "set", "appendfsync", policy])?;
                 *rate = sets(&redis("redis-benchmark", at, port, password, &arguments)?)?;
             }
-            compared.measured(measured[0], measured[1]);
+            compared.add(measured[0], measured[1]);
         }
     }
     drop(plain);
@@ -312,12 +278,7 @@ pub(crate) fn run_all(a: &Arguments, results: &mut Results) -> Result<()> {
     compared.extend(more);
     let pauses = lost::node_lost(&Local::up(&a.dir, "redis", &[])?, a.losses)?;
     let pause = Spread::of(&pauses).context("no node was lost")?;
-    let (mut rows, mut data) = (Vec::new(), Vec::new());
-    for one in &compared {
-        let (row, value) = one.row()?;
-        rows.push(row);
-        data.push(value);
-    }
+    let (rows, data) = Compared::table(&compared)?;
     fs::remove_dir_all(&a.dir)?;
     let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
     let written = megabytes(PAGES * 4096);
@@ -346,7 +307,7 @@ pub(crate) fn run_all(a: &Arguments, results: &mut Results) -> Result<()> {
                 memory,
                 seconds(now_ns() - began)
             ),
-            head: ["what", "volume /s", "plain /s", "ratio", "range", "aim"].map(str::to_owned).to_vec(),
+            head: head("volume"),
             rows,
             data: json!({"ways": data, "pages": PAGES * 4096, "sent": sent, "node_lost": pause, "agent_memory_mib": memory,
                 "agent_us_a_commit": {"primary, standby, 1 client": one, "primary, standby, 8 clients": eight}}),

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::cluster::{Cluster, client_binary};
+use crate::cluster::{Cluster, Database, client_binary};
 use crate::ledger::{Report, violations};
 use crate::sql::Sql;
 use crate::wait::wait_until;
-use crate::writer;
+use crate::{mariadb, volume, writer};
 
 /// The database that clients use.
 const DATABASE: &str = "app";
@@ -113,6 +113,22 @@ pub fn copies_identical(cluster: &Cluster) -> Result<()> {
         ensure!(found == expected, "the copies differ:\n{primary}: {expected:?}\n{}: {found:?}", node.name);
     }
     Ok(())
+}
+
+/// Every node's copy holds the same, and where each can be asked for its rows: every acknowledged one. The reports are of all who
+/// have written.
+///
+/// # Errors
+/// Two differ, or what is lost where.
+pub fn copies_hold(cluster: &Cluster, reports: &[Report]) -> Result<()> {
+    match cluster.runs() {
+        Database::Postgres => copies_identical(cluster),
+        Database::Mariadb | Database::Mysql => {
+            mariadb::copies::identical(cluster)?;
+            mariadb::copies::hold(cluster, reports)
+        }
+        Database::Volume(_) => volume::copies::identical(cluster).map(drop),
+    }
 }
 
 /// `pg_amcheck` finds nothing wrong with tables and indexes on any node.
