@@ -22,6 +22,7 @@ mod bootstrap;
 mod copy;
 mod dialect;
 mod engine;
+mod examine;
 mod feed;
 mod follow;
 mod gate;
