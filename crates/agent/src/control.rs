@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use trine_api::{
-    Accepted, Control, Endpoints, EventView, Health, NodeState, NodeStatus, Refused, Request, RequestState,
+    Accepted, Control, Endpoints, EventView, Findings, Health, NodeState, NodeStatus, Refused, Request, RequestState,
     RequestStatus, Role, Status, SyncStatus, Uris,
 };
 use trine_protocol::{
@@ -59,6 +59,10 @@ impl Control for NodeControl {
             EngineKind::MariaDb | EngineKind::MySql => Uris::mysql(&writer, &reader, "app", password, "app"),
             EngineKind::Postgres | EngineKind::Volume => Uris::postgres(&writer, &reader, "app", password, "app"),
         })
+    }
+
+    async fn examine(&self) -> Result<Findings, Refused> {
+        crate::doctor::all(&self.0).await
     }
 
     async fn request(&self, request: Request) -> Result<Accepted, Refused> {

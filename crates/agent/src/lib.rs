@@ -11,7 +11,7 @@
 //! | `routes.rs`, `dial.rs` | where the endpoints lead, and the connections there |
 //! | `seed.rs`, `generation.rs` | a cluster's beginning, and a new one without the lost majority |
 //! | `service.rs` | answers the other nodes |
-//! | `control.rs`, `loss.rs`, `drill.rs` | what the API shows and takes |
+//! | `control.rs`, `loss.rs`, `drill.rs`, `doctor.rs` | what the API shows and takes |
 
 mod agent;
 mod bureau;
@@ -20,6 +20,7 @@ mod control;
 mod desk;
 mod dial;
 mod digest;
+mod doctor;
 mod drill;
 mod errors;
 mod generation;

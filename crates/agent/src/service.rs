@@ -70,6 +70,7 @@ impl Service for NodeService {
                 })
             }
             "drill/end-database" => answer(&crate::drill::end_own(node).await),
+            "engine/examine" => answer(&crate::doctor::own(node).await),
             "engine/verify" => answer(&crate::verify::begin(node)),
             "engine/history" => {
                 let epoch: Epoch = parse(&body)?;

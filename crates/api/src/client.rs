@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use trine_platform::{BoxStream, Network};
 
-use crate::{Accepted, EventView, Events, Refused, RefusedCode, Request, Status, Uris};
+use crate::{Accepted, EventView, Events, Findings, Refused, RefusedCode, Request, Status, Uris};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Longer than the server's own, so that its explanation arrives.
@@ -177,6 +177,25 @@ impl Client {
     /// [`ClientError`].
     pub async fn uris(&self) -> Result<Uris, ClientError> {
         self.get_any("/v1/endpoints", QUICK_DEADLINE, |_| true).await
+    }
+
+    /// What the nodes find when they look at their databases. One node after the other is asked to have them all look: two at
+    /// once would ask each database twice.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn examine(&self) -> Result<Findings, ClientError> {
+        let mut tried = Vec::new();
+        let mut refused = None;
+        for server in &self.servers {
+            match self.get(server, "/v1/doctor", ANSWER_DEADLINE).await {
+                Err(ClientError::NoAnswer { tried: one }) => tried.extend(one),
+                // Another node may reach more of them, or be of a newer version, which knows what it is asked.
+                Err(ClientError::Refused(r)) if r.code != RefusedCode::Unauthorized => refused = Some(r),
+                done => return done,
+            }
+        }
+        Err(refused.map_or(ClientError::NoAnswer { tried }, ClientError::Refused))
     }
 
     /// Asks for a change. Returns once it is taken, not once it is done.

@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 
-use crate::{Accepted, EventView, Refused, Request, Status, Uris};
+use crate::{Accepted, EventView, Findings, Refused, Request, Status, Uris};
 
 /// The agent, as the API sees it. Every call may be made at any time, by many clients at once, and answers from what the
-/// agent already knows: none may wait for a disk, a database or another node, but [`Control::request`] and
-/// [`Control::new_events`].
+/// agent already knows: none may wait for a disk, a database or another node, but [`Control::request`],
+/// [`Control::new_events`] and [`Control::examine`].
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
     /// The whole cluster, as this node sees it.
@@ -29,6 +29,12 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// [`Refused`] while the agent can say nothing yet.
     async fn uris(&self) -> Result<Uris, Refused>;
+
+    /// Has every node look at its database for what somebody would want to change. Only for callers with the token.
+    ///
+    /// # Errors
+    /// [`Refused`]: no node could look.
+    async fn examine(&self) -> Result<Findings, Refused>;
 
     /// Takes a request of a caller with the token: returns once consensus has it, not once it is done.
     ///

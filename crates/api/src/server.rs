@@ -73,6 +73,7 @@ impl Server {
             .route("/v1/status", get(status))
             .route("/v1/events", get(events))
             .route("/v1/endpoints", get(endpoints))
+            .route("/v1/doctor", get(doctor))
             .route("/v1/request", post(request))
             .fallback(async || {
                 refused(&Refused::wrong_use("there is nothing here: see /v1/status"), StatusCode::NOT_FOUND)
@@ -243,6 +244,13 @@ async fn endpoints(State(s): State<Arc<Shared>>, headers: HeaderMap) -> Response
         return response;
     }
     answer(s.control.uris()).await
+}
+
+async fn doctor(State(s): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    if let Some(response) = s.need_token(&headers) {
+        return response;
+    }
+    answer(s.control.examine()).await
 }
 
 async fn request(State(s): State<Arc<Shared>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use trine_api::{
-    Accepted, Client, ClientError, Control, EventView, Refused, RefusedCode, Request, Server, ServerConfig, Status,
-    Uris, api_url,
+    Accepted, Client, ClientError, Control, EventView, Findings, Refused, RefusedCode, Request, Server, ServerConfig,
+    Status, Uris, api_url,
 };
 use trine_platform::{Network, TcpNetwork};
 use trine_transport::Authority;
@@ -57,6 +57,10 @@ impl Control for Fake {
 
     async fn uris(&self) -> Result<Uris, Refused> {
         Ok(Uris::of(vec!["w".into()], vec!["r".into()]))
+    }
+
+    async fn examine(&self) -> Result<Findings, Refused> {
+        if self.leader.is_none() { Err(Refused::failed("no database runs")) } else { Ok(Findings::default()) }
     }
 
     async fn request(&self, request: Request) -> Result<Accepted, Refused> {

@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Status(Status),
     /// Show what was decided, and on what evidence
     Events(Events),
+    /// Look for tables, settings and accounts that replication can do little about
+    #[command(long_about = DOCTOR)]
+    Doctor(Doctor),
     /// Show where the database's clients connect
     Endpoints(Endpoints),
     /// Elect another primary now, without the old one's help
@@ -217,6 +220,25 @@ pub(crate) struct Events {
     /// Only those after this number
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub(crate) after: u64,
+}
+
+const DOCTOR: &str = "\
+Look for tables, settings and accounts that replication can do little about.
+
+Every node looks at its database, within 10 s, and changes nothing: tables without a primary key, or whose content goes with a \
+node; events that do not run; settings that somebody has changed since the database was started; roles whose commits wait for \
+no standby; accounts that can write to a standby; different versions of trine; disks with less than 10 % of room. Of a \
+database on a volume nothing is known but the last two.
+
+A warning: something can be lost, or will take long, when a node is lost. A note: it may be wanted as it is.
+
+Exit 0: it has looked, whatever was found (with --json, count the findings). A node that could not be asked is a warning, too. \
+Exit 1: nobody could look.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 #[derive(Debug, Args)]

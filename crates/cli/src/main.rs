@@ -5,6 +5,7 @@ mod ask;
 mod connect;
 mod create;
 mod daemon;
+mod doctor;
 mod drill;
 mod events;
 mod failure;
@@ -71,6 +72,7 @@ async fn talk(command: Command) -> Done {
         Command::Adopt(args) => daemon::adopt(&args).await,
         Command::Status(args) => status::status(&args).await,
         Command::Events(args) => events::events(&args).await,
+        Command::Doctor(args) => doctor::doctor(&args).await,
         Command::Endpoints(args) => events::endpoints(&args).await,
         Command::Failover(args) => ask::failover(&args).await,
         Command::Switchover(args) => ask::switchover(&args).await,

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use trine_api::{
-    Accepted, Control, EventView, LossEstimate, Refused, Request, RequestState, RequestStatus, Role, Server,
-    ServerConfig, Status, Uris, Verification, api_url,
+    Accepted, Control, EventView, Finding, Findings, LossEstimate, Refused, Request, RequestState, RequestStatus, Role,
+    Server, ServerConfig, Status, Uris, Verification, api_url,
 };
 use trine_platform::{Network, TcpNetwork};
 
@@ -25,6 +25,8 @@ struct Made {
     refuse: Option<Refused>,
     /// What a comparison of the copies comes to.
     seen: Option<Verification>,
+    /// What the databases are found to have.
+    found: Vec<Finding>,
     /// Nobody can be elected.
     stuck: bool,
 }
@@ -69,6 +71,13 @@ impl Control for Made {
 
     async fn uris(&self) -> Result<Uris, Refused> {
         Ok(Uris::of(vec!["postgresql://w".into()], vec!["postgresql://r".into()]))
+    }
+
+    async fn examine(&self) -> Result<Findings, Refused> {
+        if let Some(refused) = &self.refuse {
+            return Err(refused.clone());
+        }
+        Ok(Findings { findings: self.found.clone(), examined: vec!["n1".parse().unwrap(), "n2".parse().unwrap()] })
     }
 
     async fn request(&self, request: Request) -> Result<Accepted, Refused> {
@@ -247,6 +256,28 @@ fn what_a_comparison_has_found() {
     assert!(err.contains("the volume is closed"), "{err}");
     let (_, out, _) = says(&Verification { copies: 1, ..seen });
     assert!(out.contains("no other copy"), "{out}");
+}
+
+#[test]
+fn findings_are_no_failure() {
+    let found: Vec<Finding> = serde_json::from_value(serde_json::json!([{
+        "severity": "warning", "what": "tables without a primary key", "nodes": ["n1"], "places": ["app.t"], "more": 0,
+        "why": "a standby lags", "remedy": "add one",
+    }]))
+    .unwrap();
+    let api = Api::of(Made { found: found.clone(), ..Made::default() });
+    let (code, out, err) = api.says(&["doctor"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("warning  tables without a primary key on n1\n         app.t\n"), "{out}");
+    assert!(out.ends_with("1 warning; looked at n1, n2\n"), "{out}");
+    let (_, json, _) = api.says(&["doctor", "--json"]);
+    assert_eq!(serde_json::from_str::<Findings>(&json).unwrap().findings, found);
+    let (code, out, _) = Api::of(Made::default()).says(&["doctor"]);
+    assert_eq!((code, out.trim()), (Some(0), "nothing found; looked at n1, n2"));
+    let refuse = Some(Refused::failed("no node's database could be looked at"));
+    let (code, out, err) = Api::of(Made { refuse, ..Made::default() }).says(&["doctor"]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(err.contains("could be looked at"), "{err}");
 }
 
 #[test]

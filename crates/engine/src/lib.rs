@@ -9,6 +9,7 @@ mod account;
 mod barrier;
 mod error;
 mod files;
+mod finding;
 pub mod guard;
 mod history;
 mod inspection;
@@ -36,6 +37,7 @@ pub use trine_protocol::SyncSetting;
 use trine_protocol::{Epoch, Moment, NodeName, Position};
 
 pub use error::EngineError;
+pub use finding::{Finding, Severity};
 pub use history::{Fork, History};
 pub use inspection::{DataCopy, Inspection, Process, Role, StandbySeen};
 pub use neighbours::{Ask, Neighbours};
@@ -212,6 +214,17 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     async fn verify(&self, pace: Option<u64>, seen: &watch::Sender<Verification>) -> Result<(), EngineError> {
         let _ = (pace, seen);
         Err(EngineError::NotOffered { operation: "compare the copies of", kind: self.kind() })
+    }
+
+    /// What users have made or set, in this node's running database, that they would want to change: it would be lost, differ,
+    /// or hold up a failover. A primary is asked for all, a standby for its own settings. Takes at most 10 s, and changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::NotRunning`], or what the database says; nothing is known then.
+    async fn examine(&self) -> Result<Vec<Finding>, EngineError> {
+        // A database that is not known by more than its files can't be asked.
+        Ok(Vec::new())
     }
 
     /// Opens a client's connection to the database on this node, for the endpoints.

@@ -21,7 +21,7 @@ use crate::guard::descendants::Whose;
 use crate::guard::{GuardClient, GuardCommand};
 use crate::look::Looks;
 use crate::{
-    Adopted, Ask, CopyId, Engine, EngineError, Followed, History, Inspection, Neighbours, Process, Progress,
+    Adopted, Ask, CopyId, Engine, EngineError, Finding, Followed, History, Inspection, Neighbours, Process, Progress,
     SyncSetting, Upstream,
 };
 
@@ -216,6 +216,10 @@ impl Engine for MysqlEngine {
 
     fn process(&self) -> watch::Receiver<Process> {
         self.inner.guard.state()
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, EngineError> {
+        self.run(|this| async move { this.examine().await }).await
     }
 
     async fn connect(&self) -> std::io::Result<BoxStream> {

@@ -78,6 +78,11 @@ impl Feed {
         self.acknowledges.store(acknowledges, Ordering::SeqCst);
     }
 
+    /// Whether the receiver was set to acknowledge.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.acknowledges.load(Ordering::SeqCst)
+    }
+
     /// Keeps the receiver as the primary wants it, from now on.
     pub(super) fn keep(&mut self, engine: &Arc<Mysql>) {
         let work =

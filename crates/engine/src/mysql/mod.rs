@@ -24,6 +24,7 @@ mod copy;
 mod dialect;
 mod engine;
 mod errant;
+mod examine;
 mod feed;
 mod follow;
 mod gate;

@@ -37,6 +37,11 @@ pub(super) fn check(dialect: Dialect, parameters: &BTreeMap<String, String>) -> 
     Ok(())
 }
 
+/// Is `value` another way of writing `fixed`?
+pub(super) fn same_value(fixed: &str, value: &str) -> bool {
+    value.eq_ignore_ascii_case(fixed) || (fixed == "ON" && value == "1") || (fixed == "OFF" && value == "0")
+}
+
 fn check_one(tables: &Tables, key: &str, value: &str) -> Result<(), String> {
     let name = plain_name(key);
     let well_formed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
@@ -50,9 +55,11 @@ fn check_one(tables: &Tables, key: &str, value: &str) -> Result<(), String> {
     let bare = ["loose_", "skip_", "disable_", "enable_", "maximum_"].iter().find_map(|p| name.strip_prefix(p));
     let any = |wanted: &str| wanted == name || bare == Some(wanted);
     if let Some((_, fixed, why)) = tables.fixed.iter().find(|(k, _, _)| any(k)) {
-        let same =
-            value.eq_ignore_ascii_case(fixed) || (*fixed == "ON" && value == "1") || (*fixed == "OFF" && value == "0");
-        return if same && bare.is_none() { Ok(()) } else { Err(format!("it is always {fixed}: {why}")) };
+        return if same_value(fixed, value) && bare.is_none() {
+            Ok(())
+        } else {
+            Err(format!("it is always {fixed}: {why}"))
+        };
     }
     match tables.owned.iter().find(|(k, _)| any(k)) {
         Some((_, why)) => Err((*why).to_owned()),

@@ -13,7 +13,7 @@ use super::paths::Paths;
 use crate::{EngineError, SyncSetting, Upstream};
 
 /// Settings with one value that replication depends on, and why they are not the user's.
-const FIXED: &[(&str, &str, &str)] = &[
+pub(super) const FIXED: &[(&str, &str, &str)] = &[
     ("hot_standby", "on", "standbys answer the agent and readers"),
     ("fsync", "on", "a commit that was acknowledged must survive a power loss"),
     ("full_page_writes", "on", "a page half written in a power loss must be repairable"),

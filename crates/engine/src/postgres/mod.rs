@@ -6,6 +6,7 @@ mod bootstrap;
 mod clone;
 mod config;
 mod control;
+mod examine;
 mod follow;
 mod hba;
 mod inspect;
@@ -40,7 +41,8 @@ use crate::look::Looks;
 use crate::threads::Threads;
 use crate::tool::Said;
 use crate::{
-    Adopted, CopyId, Engine, EngineError, Followed, History, Inspection, Process, Progress, SyncSetting, Upstream,
+    Adopted, CopyId, Engine, EngineError, Finding, Followed, History, Inspection, Process, Progress, SyncSetting,
+    Upstream,
 };
 use binaries::{Binaries, data_major};
 use config::Live;
@@ -214,7 +216,11 @@ impl Postgres {
     }
 
     async fn new_session(&self) -> Result<Session, EngineError> {
-        Session::open(&self.paths.sockets, self.config.port, &self.config.superuser_password, "trine").await
+        self.new_session_in("postgres").await
+    }
+
+    async fn new_session_in(&self, database: &str) -> Result<Session, EngineError> {
+        Session::open(&self.paths.sockets, self.config.port, &self.config.superuser_password, database).await
     }
 
     fn give_back(&self, session: Session) {
@@ -388,6 +394,11 @@ impl Engine for PostgresEngine {
 
     fn process(&self) -> watch::Receiver<Process> {
         self.inner.guard.state()
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, EngineError> {
+        let this = self.inner();
+        self.threads.run(async move { this.examine().await }).await
     }
 
     async fn connect(&self) -> std::io::Result<BoxStream> {

@@ -35,9 +35,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Connects as the agent.
-    pub(super) async fn open(sockets: &Path, port: u16, password: &str, user: &str) -> Result<Self, EngineError> {
+    pub(super) async fn open(sockets: &Path, port: u16, password: &str, database: &str) -> Result<Self, EngineError> {
         let mut config = Config::new();
-        config.host_path(sockets).port(port).user(user).password(password).dbname("postgres");
+        config.host_path(sockets).port(port).user("trine").password(password).dbname(database);
         config.application_name("trine_agent").options(OPTIONS);
         let connect = timeout(CONNECT, config.connect(NoTls)).await;
         let (client, mut connection) = connect

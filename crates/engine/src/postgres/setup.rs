@@ -137,7 +137,7 @@ impl Private<'_> {
     async fn connect(&self, server: &mut Child) -> Result<Session, EngineError> {
         let connected = async {
             loop {
-                match Session::open(&self.place, 5432, "", "trine").await {
+                match Session::open(&self.place, 5432, "", "postgres").await {
                     Ok(session) => return session,
                     Err(e) => tracing::trace!(error = %e.chain(), "the private run is not up yet"),
                 }

@@ -55,8 +55,8 @@ pub(super) struct Words {
     pub(super) follows: &'static str,
     pub(super) follows_columns: [&'static str; 4],
     /// Settings: a standby acknowledges; a primary waits.
-    acknowledge: &'static str,
-    wait_for_standbys: &'static str,
+    pub(super) acknowledge: &'static str,
+    pub(super) wait_for_standbys: &'static str,
     /// States: whether it does.
     pub(super) acknowledges: &'static str,
     pub(super) waits: &'static str,
