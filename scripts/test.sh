@@ -6,6 +6,12 @@ cd "$(dirname "$0")/.."
 say() { printf '\n==> %s\n' "$*"; }
 
 bash scripts/install.sh tests
+# Debian has it in its unstable suite only, which moves, and may not be reached.
+if ! mysql=$(bash scripts/mysql-for-tests.sh); then
+    say "NO MYSQL HERE: nothing is tested on MySQL, its tests say NOT TRIED"
+else
+    printf 'MySQL for the tests: %s\n' "$(head -n 1 <<<"$mysql")"
+fi
 
 say "Formatting"
 cargo fmt --all --check

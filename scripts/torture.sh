@@ -9,5 +9,6 @@ for a in "$@"; do
 done
 
 bash scripts/install.sh tests
+case " $* " in *" mysql "*) bash scripts/mysql-for-tests.sh ;; esac
 cargo build --release --workspace --bins
 exec bash scripts/as-root.sh "${CARGO_TARGET_DIR:-target}/release/trine-torture" "${arguments[@]}"

@@ -12,6 +12,7 @@
 //! | `sync.rs` | the sync rule, and the commit that proves it |
 //! | `gate.rs`, `tunnel.rs`, `feed.rs` | replication through the agents: the primary's side, the way, the standby's |
 //! | `inspect.rs` | what can be seen of it |
+//! | `examine.rs` | what a person should know of it |
 //!
 //! The databases of two nodes never talk to each other: a standby's receiver connects to its own agent, which leads it to
 //! the primary's by the agents' streams. So only members get the log; replication is cut, and seen to be cut, where it

@@ -218,7 +218,10 @@ impl Mysql {
     /// earlier run had received.
     async fn know_log(&self) -> Result<(), EngineError> {
         match self.config.dialect {
-            Dialect::MariaDb => self.mariadb_knows_its_log().await,
+            Dialect::MariaDb => {
+                self.look_at_tables_in_memory().await?;
+                self.mariadb_knows_its_log().await
+            }
             Dialect::MySql => self.mysql_completes_its_log().await,
         }
     }

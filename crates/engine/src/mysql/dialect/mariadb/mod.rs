@@ -5,6 +5,7 @@
 //! | `gtid.rs` | how a transaction's number says its epoch: the position |
 //! | `salvage.rs`, `binlog.rs` | received logs that the database would throw away at a start |
 //! | `settings.rs`, `first.rs` | the settings; the first copy |
+//! | `memory.rs` | tables in memory |
 //! | `tail.rs` | the end of a lost primary's log, which perhaps nobody has acknowledged |
 //! | `follow.rs` | from which place on it follows |
 //! | `backup.rs` | a copy, by mariadb-backup |
@@ -14,6 +15,7 @@ mod binlog;
 mod first;
 mod follow;
 mod gtid;
+mod memory;
 mod salvage;
 mod settings;
 mod tail;

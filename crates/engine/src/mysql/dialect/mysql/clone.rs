@@ -48,34 +48,65 @@ impl Mysql {
         progress: &watch::Sender<Progress>,
     ) -> Result<(), EngineError> {
         // In a folder that the database's user can write to.
-        let (scratch, data) = (self.paths.tools.join("clone"), self.paths.tools.join("clone.data"));
-        remove_tree(&scratch)?;
+        let data = self.paths.tools.join("clone.data");
         remove_tree(&data)?;
+        // The database of the old copy can take the new one, too. It is no standby that can be used, but it runs.
+        let by_the_old = match (self.new_session().await, self.new_session().await) {
+            (Ok(session), Ok(watch)) => self.clone_to(&data, (session, watch), offer, node, progress).await.is_ok(),
+            _ => false,
+        };
+        if !by_the_old {
+            remove_tree(&data)?;
+            if let Err(e) = self.clone_by_another(&data, offer, node, progress).await {
+                remove_tree(&data)?;
+                return Err(e);
+            }
+        }
+        let fresh = &self.paths.fresh;
+        fs::rename(&data, fresh).map_err(EngineError::io("move the new copy to", fresh))
+    }
+
+    /// By a database that is only for this, and has nothing in it.
+    async fn clone_by_another(
+        &self,
+        data: &Path,
+        offer: &Offer,
+        node: &NodeName,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(), EngineError> {
+        let scratch = self.paths.tools.join("clone");
+        remove_tree(&scratch)?;
         self.account.make_dir(&scratch)?;
         self.mysql_installs(&scratch).await?;
         let mut server = self.private_run(&scratch, &["--plugin-load-add=mysql_clone.so"])?;
         let done = async {
-            let mut session = self.private_session(&mut server).await?;
-            let mut watch = self.private_session(&mut server).await?;
-            let copied = self.clone_through(node, &mut session, &data);
-            tokio::pin!(copied);
-            loop {
-                tokio::select! {
-                    done = &mut copied => return done,
-                    () = sleep(LOOK) => tell(&mut watch, offer, progress).await,
-                }
-            }
+            let sessions = (self.private_session(&mut server).await?, self.private_session(&mut server).await?);
+            self.clone_to(data, sessions, offer, node, progress).await
         };
         let done = done.await;
         // There is nothing in it that has to be kept.
         let _ = server.kill().await;
         remove_tree(&scratch)?;
-        if let Err(e) = done {
-            remove_tree(&data)?;
-            return Err(e);
+        done
+    }
+
+    /// One session has the copy made, the other looks how far it is.
+    async fn clone_to(
+        &self,
+        data: &Path,
+        (mut session, mut watch): (Session, Session),
+        offer: &Offer,
+        node: &NodeName,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(), EngineError> {
+        let copied = self.clone_through(node, &mut session, data);
+        tokio::pin!(copied);
+        loop {
+            tokio::select! {
+                done = &mut copied => return done,
+                () = sleep(LOOK) => tell(&mut watch, offer, progress).await,
+            }
         }
-        let fresh = &self.paths.fresh;
-        fs::rename(&data, fresh).map_err(EngineError::io("move the new copy to", fresh))
     }
 
     async fn clone_through(&self, node: &NodeName, session: &mut Session, data: &Path) -> Result<(), EngineError> {

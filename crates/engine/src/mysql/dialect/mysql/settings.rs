@@ -31,6 +31,11 @@ pub(crate) const TABLES: Tables = Tables {
         ("skip_name_resolve", "ON", "clients come from the endpoint on this machine"),
         ("skip_networking", "ON", "clients and standbys come through the agent"),
         ("persisted_globals_load", "OFF", "what SET PERSIST has written would undo these settings"),
+        (
+            "disabled_storage_engines",
+            "MEMORY",
+            "a standby that starts empties such a table by a transaction of its own",
+        ),
         ("mysqlx", "OFF", "clients come through the agent"),
         ("local_infile", "ON", "it is the client's choice"),
     ],
