@@ -13,6 +13,7 @@ const SOON: Duration = Duration::from_secs(30);
 on_both!(
     commits_that_nobody_acknowledged_are_taken_back,
     a_table_that_nobody_acknowledged_is_taken_back,
+    rows_and_then_a_table_that_nobody_acknowledged_are_taken_back,
     who_writes_to_a_standby_costs_it_its_copy,
     replication_that_somebody_stops_goes_on,
     what_somebody_does_to_a_primary_that_is_cut_off,
@@ -49,19 +50,23 @@ fn lost_with_a_tail(s: &Scenario, inside: impl FnOnce(&str, &dyn Fn() -> Result<
     Ok(primary)
 }
 
-/// Cuts the primary off while a statement there waits for an acknowledgement that nobody gives.
-fn lost_with(s: &Scenario, statement: &'static str) -> Result<(String, usize)> {
+/// Cuts the primary off while statements there, each of a session of its own, wait for an acknowledgement that nobody gives.
+fn lost_with(s: &Scenario, statements: &'static [&'static str]) -> Result<(String, usize)> {
     let mut had = 0;
     let primary = std::thread::scope(|scope| {
         lost_with_a_tail(s, |primary, cut| {
             had = rebuilt(s, primary)?;
-            // Both are there before: the database is ended soon after.
-            let (local, client) = (Local::of(&s.cluster, primary)?, Local::of(&s.cluster, primary)?);
+            // They are there before: the database is ended soon after.
+            let local = Local::of(&s.cluster, primary)?;
+            let clients: Vec<Local> =
+                statements.iter().map(|_| Local::of(&s.cluster, primary)).collect::<Result<_>>()?;
             cut()?;
-            scope.spawn(move || {
-                let done = client.rows(statement);
-                assert!(done.is_err(), "a primary that is cut off has acknowledged: {done:?}");
-            });
+            for (client, statement) in clients.into_iter().zip(statements) {
+                scope.spawn(move || {
+                    let done = client.rows(statement);
+                    assert!(done.is_err(), "a primary that is cut off has acknowledged: {done:?}");
+                });
+            }
             // By then the statement has long been in its log.
             wait_until("the database to be ended", SOON, || Ok(local.value("select 1").is_err()))
         })
@@ -72,7 +77,7 @@ fn lost_with(s: &Scenario, statement: &'static str) -> Result<(String, usize)> {
 /// A row that the old primary has in its log, and no other node: MariaDB cuts it off and goes on, MySQL gets its data anew.
 fn commits_that_nobody_acknowledged_are_taken_back(database: Database) {
     on(database, "tail", Options::network(), |s| {
-        let (primary, had) = lost_with(s, "insert into app.ledger (writer, number) values (99, -1) /* tail */")?;
+        let (primary, had) = lost_with(s, &["insert into app.ledger (writer, number) values (99, -1)"])?;
         let there = "select count(*) from app.ledger where number = -1";
         ensure!(Local::of(&s.cluster, &primary)?.value(there)? == "0", "{primary} has a row that no other node has");
         if database == Database::Mariadb {
@@ -87,10 +92,27 @@ fn commits_that_nobody_acknowledged_are_taken_back(database: Database) {
 /// A table that only the old primary has.
 fn a_table_that_nobody_acknowledged_is_taken_back(database: Database) {
     on(database, "ddl", Options::network(), |s| {
-        let (primary, had) = lost_with(s, "create table app.tail (id int primary key)")?;
+        let (primary, had) = lost_with(s, &["create table app.tail (id int primary key)"])?;
         println!("{primary} was rebuilt {} times", rebuilt(s, &primary)? - had);
         let there = "select count(*) from information_schema.tables where table_schema = 'app' and table_name = 'tail'";
         ensure!(Local::of(&s.cluster, &primary)?.value(there)? == "0", "{primary} has a table that no other node has");
+        Ok(())
+    });
+}
+
+/// MariaDB refuses to cut off rows before a table: it starts with all of it, and its data is copied anew.
+fn rows_and_then_a_table_that_nobody_acknowledged_are_taken_back(database: Database) {
+    on(database, "mixed", Options::network(), |s| {
+        let both =
+            &["insert into app.ledger (writer, number) values (99, -1)", "create table app.tail (id int primary key)"];
+        let (primary, had) = lost_with(s, both)?;
+        println!("{primary} was rebuilt {} times", rebuilt(s, &primary)? - had);
+        let copy = Local::of(&s.cluster, &primary)?;
+        let row = copy.value("select count(*) from app.ledger where number = -1")?;
+        let table = copy.value(
+            "select count(*) from information_schema.tables where table_schema = 'app' and table_name = 'tail'",
+        )?;
+        ensure!(row == "0" && table == "0", "{primary} has what no other node has: {row} rows, {table} tables");
         Ok(())
     });
 }
@@ -126,11 +148,14 @@ fn replication_that_somebody_stops_goes_on(database: Database) {
         let writer = s.writer()?;
         writer.wait_acked(50)?;
         let status = s.cluster.wait_healthy()?;
-        let stop = if database == Database::Mysql { "stop replica io_thread" } else { "stop slave io_thread" };
-        for standby in status.standbys() {
-            Local::of(&s.cluster, &standby)?.rows(stop)?;
+        let stop = if database == Database::Mysql { "stop replica" } else { "stop slave" };
+        for which in ["io_thread", "sql_thread", ""] {
+            for standby in status.standbys() {
+                Local::of(&s.cluster, &standby)?.rows(&format!("{stop} {which}"))?;
+            }
+            writer.wait_acked(100)?;
+            s.cluster.wait_healthy()?;
         }
-        writer.wait_acked(200)?;
         let now = s.cluster.wait_healthy()?;
         ensure!(now.epoch == status.epoch, "replication that was stopped ended epoch {}", status.epoch);
         Ok(())
@@ -192,8 +217,11 @@ fn a_table_in_memory_costs_a_standby_nothing(database: Database) {
         let there = || Local::of(&s.cluster, &standby)?.value("select count(*) from app.memory");
         wait_until("the row to be there", SOON, || Ok(there()? == "1"))?;
         let had = rebuilt(s, &standby)?;
-        s.cluster.signal(s.cluster.database(&standby)?, rustix::process::Signal::KILL)?;
-        wait_until("the table to be empty", SOON, || Ok(there().is_ok_and(|n| n == "0")))?;
+        let killed = s.cluster.database(&standby)?;
+        s.cluster.signal(killed, rustix::process::Signal::KILL)?;
+        wait_until("the database to be back", SOON, || Ok(s.cluster.database(&standby).is_ok_and(|d| d != killed)))?;
+        s.cluster.wait_healthy()?;
+        ensure!(there()? == "0", "the table was to be empty");
         writer.wait_acked(100)?;
         let now = s.cluster.wait_healthy()?;
         ensure!(now.epoch == status.epoch && rebuilt(s, &standby)? == had, "who reads it costs {standby} its copy");

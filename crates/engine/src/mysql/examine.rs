@@ -199,10 +199,9 @@ fn tables_found(tables: &[Table], dialect: Dialect) -> Vec<Finding> {
     let memory = Finding::warning(
         "tables in memory",
         names(&|t| t.engine == "MEMORY", false),
-        // Tried on both: whoever opens one first after a start, to read it too, makes the database log a deletion.
-        "They are empty when a node's database has ended. Whoever reads one there next makes the database log that in a \
-         transaction of its own: a standby's copy then no longer fits its primary's, and must be made anew.",
-        "alter table … engine = InnoDB; or keep in them only what may go at any time.",
+        "They are empty when a node's database has ended. A change on the primary of a row that a standby has lost so stops \
+         the standby: its data is made anew, each time.",
+        "alter table … engine = InnoDB; or empty them on the primary after a standby was away.",
     );
     let copied = match dialect {
         Dialect::MariaDb => "",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::dialect::Dialect;
 use super::feed::Feed;
 use super::seal::Slave;
 use super::session::Session;
@@ -62,7 +63,17 @@ impl Mysql {
         if let Some(why) = self.errant(session).await? {
             return Ok(Some(why));
         }
-        // Somebody has stopped one of them.
+        // Somebody has stopped both of them, or one.
+        if slave.receiver == "No" && !slave.applies && slave.receiver_error.is_none() && slave.applier_error.is_none() {
+            let applied = self.place(session).await?.number;
+            if applied < slave.received.number && self.config.dialect == Dialect::MariaDb {
+                // Started again as they are, they would throw the received log away; the database, started again, is given it.
+                tracing::warn!("somebody has stopped receiver and applier: the database is started again");
+                self.guard.kill();
+            }
+            self.running().following = None;
+            return Ok(None);
+        }
         if slave.receiver == "No" && slave.receiver_error.is_none() && slave.applies {
             session.run("start its receiver again", self.words().start_receiver).await?;
         }

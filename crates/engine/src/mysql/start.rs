@@ -123,9 +123,8 @@ impl Mysql {
             let (order, cuts) = self.prepare()?;
             self.guard.spawn(&order).await?;
             match self.wait_until_up().await {
-                Err(EngineError::StartFailed { why, log }) if cuts => {
+                Err(EngineError::StartFailed { why, log }) if cuts && self.mariadb_starts_as_it_was(&log)? => {
                     tracing::warn!(why, log, "the end of its log can't be cut off: it commits that");
-                    self.mariadb_starts_as_it_was()?;
                     self.log_mark.store(self.log_length(), Ordering::Relaxed);
                     let (order, _) = self.prepare()?;
                     self.guard.spawn(&order).await?;

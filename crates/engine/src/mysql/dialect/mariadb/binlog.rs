@@ -1,7 +1,7 @@
 //! As much of the binary log's format as it takes to find the last whole transaction in a file: the headers of its events,
 //! and their identifiers. The database itself can't be asked: it throws received logs away when it starts.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
@@ -21,6 +21,8 @@ mod kind {
     /// From which file on there may be something that is not committed.
     pub(super) const CHECKPOINT: u8 = 161;
     pub(super) const GTID: u8 = 162;
+    /// What a file has besides transactions: rotate, format, heartbeat, checkpoint, list of identifiers, encryption.
+    pub(super) const OF_NO_TRANSACTION: [u8; 6] = [4, 15, 27, CHECKPOINT, 163, 164];
 }
 
 /// A transaction that is one event long: a DDL (`FL_STANDALONE`), or the end of one that was prepared (`FL_COMPLETED_XA`).
@@ -54,6 +56,40 @@ pub(super) fn checkpoint(file: &Path) -> io::Result<Option<String>> {
         }
     })?;
     Ok(named)
+}
+
+/// A received log's first file may begin within a transaction: the connection broke there, and what came before is in a file that is
+/// gone, as it is applied. Read without its beginning, the rest would be taken for a transaction of no name. Takes it out of the
+/// file, durably. Whether there was one.
+///
+/// # Errors
+/// The file can't be read, or written.
+pub(super) fn begin_with_a_transaction(file: &Path) -> io::Result<bool> {
+    let (mut at, mut kept, mut rest, mut begin) = (MAGIC.len(), Vec::new(), false, None);
+    each_event(file, |event, _| {
+        let end = at + HEADER + event.length;
+        match event.kind {
+            _ if begin.is_some() => {}
+            kind::GTID => begin = Some(at),
+            kind if kind::OF_NO_TRANSACTION.contains(&kind) => kept.push(at..end),
+            _ => rest = true,
+        }
+        at = end;
+    })?;
+    if !rest {
+        return Ok(false);
+    }
+    let bytes = fs::read(file)?;
+    kept.push(begin.unwrap_or(bytes.len())..bytes.len());
+    let mut new = MAGIC.to_vec();
+    for part in kept {
+        new.extend_from_slice(bytes.get(part).unwrap_or_default());
+    }
+    let fresh = file.with_extension("new");
+    fs::write(&fresh, new)?;
+    File::open(&fresh)?.sync_all()?;
+    fs::rename(&fresh, file)?;
+    Ok(true)
 }
 
 /// Looks at the events of a file, up to the first that is not whole.
@@ -231,6 +267,28 @@ mod tests {
         assert_eq!(checkpoint(file.path()).unwrap().as_deref(), Some("binlog.000007"));
         std::fs::write(file.path(), parts[..1].concat()).unwrap();
         assert_eq!(checkpoint(file.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_rest_of_a_transaction_is_taken_out() {
+        let (format, rotate) = (event(15, &[0; 90]), event(4, b"binlog.000001"));
+        let (rows, commit) = (event(30, &[1; 50]), event(kind::XID, &[0; 8]));
+        let whole = [
+            gtid_event(6, 0),
+            rows.clone(),
+            commit.clone(),
+            rotate.clone(),
+            gtid_event(7, 0),
+            rows.clone(),
+            commit.clone(),
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let broken = [&[MAGIC.to_vec(), format.clone(), rows, commit, rotate.clone()][..], &whole[..]].concat();
+        std::fs::write(file.path(), broken.concat()).unwrap();
+        assert!(begin_with_a_transaction(file.path()).unwrap());
+        let expected = [&[MAGIC.to_vec(), format, rotate][..], &whole[..]].concat().concat();
+        assert_eq!(std::fs::read(file.path()).unwrap(), expected);
+        assert!(!begin_with_a_transaction(file.path()).unwrap());
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::mysql::paths::own;
 use crate::mysql::session::{REPLICATION, Session, literal};
 use crate::mysql::state::Mysql;
 
+/// The end of what MariaDB says when it refuses to cut off the end of its log (`Recovery_context`, `sql/log.cc`).
+const INTACT: &str = "all transactions in doubt are left intact";
+
 impl Mysql {
     /// Takes the log from an address from now on. Its receiver is stopped, and what it has received is applied.
     pub(crate) async fn mariadb_follows(&self, session: &mut Session, address: SocketAddr) -> Result<(), EngineError> {
@@ -55,9 +58,14 @@ impl Mysql {
         Ok(if cut_off { vec!["--init-rpl-role=SLAVE".into()] } else { Vec::new() })
     }
 
-    /// A database that can't cut off the end of its log (there is a DDL in it) does not start: it may commit it all then.
-    pub(crate) fn mariadb_starts_as_it_was(&self) -> Result<(), EngineError> {
-        self.tail_is_committed()
+    /// A start failed that was to cut off the end of the log: whether, by what the database said, it can't be cut off (there is a
+    /// DDL in it) and nothing was. It may commit all of it then.
+    pub(crate) fn mariadb_starts_as_it_was(&self, said: &str) -> Result<bool, EngineError> {
+        let intact = said.contains(INTACT);
+        if intact {
+            self.tail_is_committed()?;
+        }
+        Ok(intact)
     }
 
     /// The log is all that was here before the start.

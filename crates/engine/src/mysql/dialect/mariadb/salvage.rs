@@ -57,6 +57,9 @@ impl Mysql {
         }
         let folder = aside.clone();
         let (files, last) = blocking(move || last_received(&folder)).await.map_err(EngineError::io("read", &aside))?;
+        for file in &files {
+            self.account.give(file)?;
+        }
         self.apply_logs(&files, &last, "what was received before").await?;
         remove_tree(&aside)?;
         sync_dir(&self.paths.data)
@@ -140,6 +143,11 @@ fn received_in(folder: &Path) -> io::Result<Vec<String>> {
 fn last_received(folder: &Path) -> io::Result<(Vec<PathBuf>, Place)> {
     let numbered = |n: &String| n.rsplit_once('.').is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
     let files: Vec<PathBuf> = received_in(folder)?.into_iter().filter(numbered).map(|n| folder.join(n)).collect();
+    if let Some(first) = files.first()
+        && binlog::begin_with_a_transaction(first)?
+    {
+        tracing::info!(file = %first.display(), "the received log begins within a transaction, which is applied");
+    }
     let mut last = Place::default();
     for file in &files {
         last = last.or_further(binlog::last_whole(file, u64::MAX)?.map(Place::from).unwrap_or_default());

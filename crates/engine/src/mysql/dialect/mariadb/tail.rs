@@ -37,17 +37,27 @@ impl Mysql {
         if !self.paths.leading().exists() {
             return Ok(false);
         }
-        remove_tree(&fresh)?;
-        self.account.make_dir(&fresh)?;
+        if let Err(e) = self.copy_tail(&fresh) {
+            // What is there of it may be what fills the disk.
+            let _ = remove_tree(&fresh);
+            return Err(e);
+        }
+        fs::rename(&fresh, &aside).map_err(failed())?;
+        sync_dir(data)?;
+        Ok(true)
+    }
+
+    fn copy_tail(&self, fresh: &Path) -> Result<(), EngineError> {
+        let data = &self.paths.data;
+        let failed = || EngineError::io("set the end of the log aside, in", data);
+        remove_tree(fresh)?;
+        self.account.make_dir(fresh)?;
         for file in last_files(data).map_err(failed())? {
             let to = fresh.join(file.file_name().unwrap_or_default());
             fs::copy(&file, &to).and_then(|_| fs::File::open(&to)?.sync_all()).map_err(failed())?;
             self.account.give(&to)?;
         }
-        sync_dir(&fresh)?;
-        fs::rename(&fresh, &aside).map_err(failed())?;
-        sync_dir(data)?;
-        Ok(true)
+        sync_dir(fresh)
     }
 
     /// The database, started as the primary that it was, has committed all of it itself.

@@ -52,7 +52,11 @@ impl Mysql {
         remove_tree(&data)?;
         // The database of the old copy can take the new one, too. It is no standby that can be used, but it runs.
         let by_the_old = match (self.new_session().await, self.new_session().await) {
-            (Ok(session), Ok(watch)) => self.clone_to(&data, (session, watch), offer, node, progress).await.is_ok(),
+            (Ok(session), Ok(watch)) => {
+                let done = self.clone_to(&data, (session, watch), offer, node, progress).await;
+                done.inspect_err(|e| tracing::info!(error = %e.chain(), "the old copy's database can't take it"))
+                    .is_ok()
+            }
             _ => false,
         };
         if !by_the_old {
