@@ -58,38 +58,62 @@ pub(super) fn checkpoint(file: &Path) -> io::Result<Option<String>> {
     Ok(named)
 }
 
-/// A received log's first file may begin within a transaction: the connection broke there, and what came before is in a file that is
-/// gone, as it is applied. Read without its beginning, the rest would be taken for a transaction of no name. Takes it out of the
-/// file, durably. Whether there was one.
+/// A file of a received log may begin within a transaction: the connection broke there, and what came before is in the file before.
+/// Read by themselves its first events would be taken for a transaction of no name. Moves them, durably, to the end of the file
+/// before, where that ends within a transaction, and else away: that one is gone, as all that began in it is applied; or has them
+/// already, if this was broken off. Whether there were any.
 ///
 /// # Errors
-/// The file can't be read, or written.
-pub(super) fn begin_with_a_transaction(file: &Path) -> io::Result<bool> {
-    let (mut at, mut kept, mut rest, mut begin) = (MAGIC.len(), Vec::new(), false, None);
+/// A file can't be read, or written.
+pub(super) fn move_rest(file: &Path, before: Option<&Path>) -> io::Result<bool> {
+    let (mut at, mut kept, mut rest, mut begin) = (MAGIC.len(), Vec::new(), Vec::new(), None);
     each_event(file, |event, _| {
         let end = at + HEADER + event.length;
         match event.kind {
             _ if begin.is_some() => {}
             kind::GTID => begin = Some(at),
             kind if kind::OF_NO_TRANSACTION.contains(&kind) => kept.push(at..end),
-            _ => rest = true,
+            _ => rest.push(at..end),
         }
         at = end;
     })?;
-    if !rest {
+    if rest.is_empty() {
         return Ok(false);
     }
     let bytes = fs::read(file)?;
-    kept.push(begin.unwrap_or(bytes.len())..bytes.len());
-    let mut new = MAGIC.to_vec();
-    for part in kept {
-        new.extend_from_slice(bytes.get(part).unwrap_or_default());
+    // What ends the file and is no whole event stays where it is.
+    kept.push(begin.unwrap_or(at)..bytes.len());
+    let all = |parts: Vec<std::ops::Range<usize>>| -> Vec<u8> {
+        parts.into_iter().flat_map(|part| bytes.get(part).unwrap_or_default()).copied().collect()
+    };
+    if let Some(before) = before {
+        add_rest(before, &all(rest))?;
     }
-    let fresh = file.with_extension("new");
-    fs::write(&fresh, new)?;
-    File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, file)?;
+    replace(file, &[&MAGIC[..], &all(kept)].concat())?;
     Ok(true)
+}
+
+/// Adds the rest of a transaction to the file that has its beginning. What is no whole event there goes.
+fn add_rest(file: &Path, rest: &[u8]) -> io::Result<()> {
+    let (mut end, mut found) = (MAGIC.len(), Found::default());
+    each_event(file, |event, body| {
+        end += HEADER + event.length;
+        found.take(event, body);
+    })?;
+    if found.open.is_none() {
+        return Ok(());
+    }
+    let mut bytes = fs::read(file)?;
+    bytes.truncate(end);
+    bytes.extend_from_slice(rest);
+    replace(file, &bytes)
+}
+
+fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = file.with_extension("new");
+    fs::write(&fresh, bytes)?;
+    File::open(&fresh)?.sync_all()?;
+    fs::rename(&fresh, file)
 }
 
 /// Looks at the events of a file, up to the first that is not whole.
@@ -269,26 +293,28 @@ mod tests {
         assert_eq!(checkpoint(file.path()).unwrap(), None);
     }
 
+    /// A transaction whose rest is in the next file is whole again.
     #[test]
-    fn the_rest_of_a_transaction_is_taken_out() {
+    fn the_rest_of_a_transaction_goes_to_its_beginning() {
         let (format, rotate) = (event(15, &[0; 90]), event(4, b"binlog.000001"));
         let (rows, commit) = (event(30, &[1; 50]), event(kind::XID, &[0; 8]));
-        let whole = [
-            gtid_event(6, 0),
-            rows.clone(),
-            commit.clone(),
-            rotate.clone(),
-            gtid_event(7, 0),
-            rows.clone(),
-            commit.clone(),
-        ];
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let broken = [&[MAGIC.to_vec(), format.clone(), rows, commit, rotate.clone()][..], &whole[..]].concat();
-        std::fs::write(file.path(), broken.concat()).unwrap();
-        assert!(begin_with_a_transaction(file.path()).unwrap());
-        let expected = [&[MAGIC.to_vec(), format, rotate][..], &whole[..]].concat().concat();
-        assert_eq!(std::fs::read(file.path()).unwrap(), expected);
-        assert!(!begin_with_a_transaction(file.path()).unwrap());
+        let begun = [MAGIC.to_vec(), format.clone(), gtid_event(5, 0), rows.clone()].concat();
+        let after = [gtid_event(6, 0), rows.clone(), commit.clone()].concat();
+        let rest = [rows.clone(), commit.clone()].concat();
+        let second = [MAGIC.to_vec(), format.clone(), rest.clone(), rotate.clone(), after.clone()].concat();
+        let (one, two) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        std::fs::write(one.path(), [&begun[..], &rows[..7]].concat()).unwrap();
+        assert!(!move_rest(one.path(), None).unwrap());
+        // Also when it was broken off before the second file was written.
+        for _ in 0..2 {
+            std::fs::write(two.path(), &second).unwrap();
+            assert!(move_rest(two.path(), Some(one.path())).unwrap());
+            assert_eq!(std::fs::read(one.path()).unwrap(), [&begun[..], &rest].concat());
+            let left = [&MAGIC[..], &format, &rotate, &after].concat();
+            assert_eq!(std::fs::read(two.path()).unwrap(), left);
+        }
+        assert!(!move_rest(two.path(), Some(one.path())).unwrap());
+        assert_eq!(last_whole(one.path(), u64::MAX).unwrap().map(|g| g.number), Some(5));
     }
 
     #[test]

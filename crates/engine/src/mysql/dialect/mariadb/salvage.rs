@@ -143,10 +143,11 @@ fn received_in(folder: &Path) -> io::Result<Vec<String>> {
 fn last_received(folder: &Path) -> io::Result<(Vec<PathBuf>, Place)> {
     let numbered = |n: &String| n.rsplit_once('.').is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
     let files: Vec<PathBuf> = received_in(folder)?.into_iter().filter(numbered).map(|n| folder.join(n)).collect();
-    if let Some(first) = files.first()
-        && binlog::begin_with_a_transaction(first)?
-    {
-        tracing::info!(file = %first.display(), "the received log begins within a transaction, which is applied");
+    for (at, file) in files.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|before| files.get(before)).map(PathBuf::as_path);
+        if binlog::move_rest(file, before)? {
+            tracing::info!(file = %file.display(), "it began within a transaction");
+        }
     }
     let mut last = Place::default();
     for file in &files {
