@@ -202,6 +202,12 @@ async fn rebuild(
             Ok(_) => {}
             // It is cut off, and no good.
             Err(EngineError::NeedsRebuild(why)) => tracing::info!(why, "the old copy is not sealed"),
+            // It can't even take what it had received: ended, it acknowledges nothing more.
+            Err(error @ EngineError::StartFailed { .. }) => {
+                tracing::info!(error = error.chain(), "the old copy is not sealed, and ended");
+                node.engine.kill();
+                wait_stopped(node).await;
+            }
             Err(error) => return Err(engine("can't cut the old copy off")(error)),
         }
         node.note(|d| d.following = None);
