@@ -141,10 +141,10 @@ impl<S: Store> Served<S> {
 
     /// Gives the file up if it has no name and is not open. Both who closes and who removes the name ask, in any order.
     fn closed_meanwhile(&self, ino: Ino) {
-        let left = || !self.opens.is_open(ino) && self.store.look(|tree| tree.is_orphan(ino));
-        if !left() {
-            return;
-        }
+        let orphan = self.store.look(|tree| tree.get(ino).filter(|_| tree.is_orphan(ino)).cloned());
+        let Some(inode) = orphan.filter(|_| !self.opens.is_open(ino)) else { return };
+        // The kernel knows it until it forgets it, and may still write its times back: it must find it here once it is gone there.
+        self.removed.add(ino, inode);
         let forgotten = self.store.change(|tree| {
             if tree.is_orphan(ino) && !self.opens.is_open(ino) {
                 Ok((Op::Forget { ino }, ()))
