@@ -219,8 +219,10 @@ async fn keep(
             let mut session = engine.session().await?;
             let part = engine.own_part(&mut session).await?;
             if own.as_ref() != Some(&part) {
+                let errant = engine.errant(&mut session).await?;
+                // Only now: what could not be asked is asked again.
                 own = Some(part);
-                if let Some(why) = engine.errant(&mut session).await? {
+                if let Some(why) = errant {
                     // It acknowledges nothing more; `follow` says what becomes of it.
                     tracing::error!(why, "this copy is no part of the primary's log any more: it is cut off from it");
                     session.run("stop its receiver", engine.words().stop_receiver).await?;

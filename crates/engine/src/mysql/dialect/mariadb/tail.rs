@@ -78,7 +78,7 @@ impl Mysql {
         let Some((_, last)) = self.tail(u64::MAX).await? else { return Ok(()) };
         let epoch = place::epoch_of(last.number);
         // An epoch that the primary's log has no part of: nothing of it is common.
-        let fork = history.end_of(epoch).unwrap_or(place::first_of(epoch) - 1);
+        let fork = history.end_of(epoch).unwrap_or(place::first_of(epoch).saturating_sub(1));
         if last.number <= fork {
             return self.apply_tail().await;
         }
