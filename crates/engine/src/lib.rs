@@ -184,6 +184,15 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// It still runs: kill it.
     async fn stop(&self) -> Result<(), EngineError>;
 
+    /// Ends a primary whose place another one is about to take, as soon as a standby has everything that it has written.
+    /// Clients wait meanwhile. [`stop`](Self::stop) as far as the database ends fast.
+    ///
+    /// # Errors
+    /// It may still run: kill it.
+    async fn hand_over(&self) -> Result<(), EngineError> {
+        self.stop().await
+    }
+
     /// Ends it at once. Never blocks. [`process`](Self::process) says when nothing of it is left.
     fn kill(&self);
 

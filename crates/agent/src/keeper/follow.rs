@@ -52,8 +52,9 @@ pub(super) async fn follow(
         Ok(None) => return Ok(Turn::Soon),
         Err(source) => return Err(KeeperError::History { node: primary.clone(), source }),
     };
-    let stopped = *node.engine.process().borrow() == Process::Stopped;
-    if !missing && stopped && repair != Some(Repair::Rebuild) {
+    // One that is still starting, for a goal of before, is waited for.
+    let up = !matches!(*node.engine.process().borrow(), Process::Stopped | Process::Starting);
+    if !missing && !up && repair != Some(Repair::Rebuild) {
         node.note(|d| d.work = Some("starting the database"));
         check_identity(node, &history).await?;
         start(node).await?;

@@ -124,7 +124,7 @@ pub(super) async fn leave(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, Keeper
         d.leading = None;
     });
     // From here on there is no way back: the endpoints end their sessions, and the next epoch begins, whoever wins it.
-    match timeout(STOP, node.engine.stop()).await {
+    match timeout(STOP, node.engine.hand_over()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(error = error.chain(), "the database did not stop cleanly; it is killed"),
         Err(_) => tracing::warn!("the database did not stop within {STOP:?}; it is killed"),

@@ -205,6 +205,10 @@ impl Engine for MysqlEngine {
         self.run(|this| async move { this.stop().await }).await
     }
 
+    async fn hand_over(&self) -> Result<(), EngineError> {
+        self.run(|this| async move { this.hand_over().await }).await
+    }
+
     fn kill(&self) {
         self.inner.gate.close();
         self.inner.guard.kill();

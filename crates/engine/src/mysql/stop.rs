@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 
+use super::dialect::GivesWay;
 use super::session::column;
 use super::state::Mysql;
 use crate::files::remove_file;
@@ -46,6 +47,19 @@ impl Mysql {
         self.stop_now().await
     }
 
+    /// Ends a primary whose place another one takes.
+    pub(super) async fn hand_over(&self) -> Result<(), EngineError> {
+        let _turn = self.turn.lock().await;
+        if self.leading().is_none() || self.gives_way() == GivesWay::Ended {
+            return self.stop_now().await;
+        }
+        self.take_no_more_writes().await?;
+        // Every commit of its log has been acknowledged, so a standby has them all: nothing is lost with it.
+        self.gate.close();
+        self.guard.kill();
+        Ok(())
+    }
+
     /// A primary is stopped when its clients have gone and a standby has everything. It takes no more writes first:
     /// what would still come in between would be acknowledged by nobody.
     pub(super) async fn stop_now(&self) -> Result<(), EngineError> {
@@ -54,11 +68,12 @@ impl Mysql {
             return Ok(());
         }
         if self.leading().is_some() {
-            let mut session = self.session().await?;
-            session.run("take no more writes", "set session lock_wait_timeout = 2").await?;
-            session.run("take no more writes", self.words().close_for_all).await?;
+            self.take_no_more_writes().await?;
         } else {
             self.cut_feed().await;
+            if let Err(error) = self.ready_to_end().await {
+                tracing::info!(error = error.chain(), "its end may take longer");
+            }
         }
         self.guard.signal(Signal::TERM);
         let ended = timeout(STOP, state.wait_for(|s| *s == Process::Stopped)).await;
@@ -73,5 +88,18 @@ impl Mysql {
             }
             Err(_) => Err(EngineError::StopFailed(format!("it still runs after {} s", STOP.as_secs()))),
         }
+    }
+
+    /// Returns once the commits under way are acknowledged; new ones are refused.
+    async fn take_no_more_writes(&self) -> Result<(), EngineError> {
+        const ACTION: &str = "take no more writes";
+        let mut session = self.session().await?;
+        session.run(ACTION, "set session lock_wait_timeout = 2").await?;
+        session.run(ACTION, self.words().close_for_all).await
+    }
+
+    async fn ready_to_end(&self) -> Result<(), EngineError> {
+        let mut session = self.session().await?;
+        self.before_end(&mut session).await
     }
 }

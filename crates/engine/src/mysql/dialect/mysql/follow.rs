@@ -60,6 +60,12 @@ impl Mysql {
 
     /// Takes no log any more, and throws the received one away, which is applied.
     pub(crate) async fn mysql_forgets_whom_it_followed(&self, session: &mut Session) -> Result<(), EngineError> {
+        self.mysql_stops_applying(session).await?;
+        session.run("forget whom it followed", "reset replica all").await
+    }
+
+    /// Stops its receiver and its applier, wherever the received log ends; the log stays.
+    pub(crate) async fn mysql_stops_applying(&self, session: &mut Session) -> Result<(), EngineError> {
         const ACTION: &str = "take no log any more";
         // An applier that waits for the rest of a transaction does not stop for a minute; without its threads it does.
         let asked = "select id from information_schema.processlist \
@@ -73,6 +79,6 @@ impl Mysql {
         while self.slave(session).await?.is_some_and(|s| s.applies) {
             sleep(LOOK).await;
         }
-        session.run("forget whom it followed", "reset replica all").await
+        Ok(())
     }
 }
