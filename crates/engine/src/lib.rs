@@ -6,6 +6,7 @@
 //! again after that, and after a SIGKILL of anything at any point.
 
 mod account;
+mod adoption;
 mod barrier;
 mod error;
 mod files;

@@ -139,8 +139,8 @@ impl Engine for MysqlEngine {
     }
 
     async fn adopt(&self, from: &Path) -> Result<Adopted, EngineError> {
-        let _ = from;
-        Err(EngineError::NotOffered { operation: "adopt a data directory for", kind: self.kind() })
+        let from = from.to_owned();
+        self.run(|this| async move { this.adopt(&from).await }).await
     }
 
     async fn start(&self) -> Result<(), EngineError> {

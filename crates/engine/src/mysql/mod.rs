@@ -6,7 +6,8 @@
 //! | `dialect/` | what MariaDB and MySQL call differently, and what only one of them does |
 //! | `settings.rs`, `paths.rs`, `binaries.rs` | the settings file, the folders, the programs |
 //! | `session.rs` | the agent's own connections |
-//! | `bootstrap.rs`, `start.rs`, `stop.rs` | the first copy; starting and stopping |
+//! | `bootstrap.rs`, `adopt.rs`, `private.rs` | the first copy: made, or taken over; runs that nobody else can reach |
+//! | `start.rs`, `stop.rs` | starting and stopping |
 //! | `seal.rs`, `promote.rs`, `follow.rs`, `copy.rs` | what the rules ask of it |
 //! | `errant.rs` | transactions that a standby has written itself |
 //! | `sync.rs` | the sync rule, and the commit that proves it |
@@ -19,6 +20,7 @@
 //! comes in; and only a standby of the sync rule is let in as one whose acknowledgement counts, which the database itself
 //! can't be told.
 
+mod adopt;
 mod binaries;
 mod bootstrap;
 mod copy;
@@ -32,6 +34,7 @@ mod gate;
 mod inspect;
 mod paths;
 mod place;
+mod private;
 mod promote;
 mod seal;
 mod session;

@@ -20,6 +20,8 @@ pub(super) struct Paths {
     pub(super) fresh: PathBuf,
     /// The copy before, while it is being replaced.
     pub(super) old: PathBuf,
+    /// A directory that is being adopted: it may be the only copy.
+    pub(super) adopting: PathBuf,
     /// The settings files.
     pub(super) conf: PathBuf,
     /// The agent's own sockets and locks.
@@ -44,6 +46,7 @@ impl Paths {
             data: below("data"),
             fresh: below("data.new"),
             old: below("data.old"),
+            adopting: below("data.adopt"),
             conf: below("conf"),
             run: below("run"),
             sockets: below("run/db"),
@@ -102,7 +105,7 @@ impl Paths {
 
     /// The folders in which only the database's processes and tools work.
     pub(super) fn workplaces(&self) -> Vec<PathBuf> {
-        vec![self.data.clone(), self.fresh.clone(), self.old.clone(), self.tools.clone()]
+        vec![self.data.clone(), self.fresh.clone(), self.old.clone(), self.adopting.clone(), self.tools.clone()]
     }
 }
 

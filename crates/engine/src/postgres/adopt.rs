@@ -1,16 +1,15 @@
 //! Taking an existing data directory as a cluster's first copy.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Postgres;
 use super::binaries::{Binaries, OLDEST, data_major};
 use super::config::is_managed;
 use super::control::Control;
-use super::paths::{remove_tree, sync_dir};
+use super::paths::remove_tree;
 use super::setup::Private;
+use crate::adoption::{Adoption, check_owner};
 use crate::{Adopted, DataCopy, EngineError};
 
 impl Postgres {
@@ -23,18 +22,17 @@ impl Postgres {
                 self.paths.data.display()
             )));
         }
-        let adopting = &self.paths.adopting;
-        // An earlier attempt may have moved it already.
-        if !adopting.join("PG_VERSION").exists() {
-            self.check_adoptable(from).await?;
-            self.bring_in(from)?;
-        }
-        match self.finish_adoption().await {
+        let adoption = match Adoption::resume(from, &self.paths.adopting)? {
+            Some(cut_off) => cut_off,
+            None => {
+                self.check_adoptable(from).await?;
+                Adoption::begin(&self.account, from, &self.paths.adopting, &self.paths.fresh)?
+            }
+        };
+        match self.finish_adoption(&adoption).await {
             Ok(adopted) => Ok(adopted),
             Err(e) => {
-                if !from.exists() && fs::rename(adopting, from).is_ok() {
-                    tracing::info!(path = %from.display(), "put back");
-                }
+                adoption.put_back();
                 Err(e)
             }
         }
@@ -54,13 +52,7 @@ impl Postgres {
             Ok(binaries) => binaries,
             Err(e) => return refuse(e.to_string()),
         };
-        let owner = fs::metadata(from).map_err(EngineError::io("look at", from))?.uid();
-        if owner != self.account.uid {
-            return refuse(format!(
-                "it belongs to user number {owner}, and the database will run as {} ({}): name that user in engine.user",
-                self.account.name, self.account.uid
-            ));
-        }
+        check_owner(&self.account, from)?;
         if from.join("postmaster.pid").exists() {
             return refuse(
                 "its PostgreSQL runs, or did not end cleanly (postmaster.pid is there): stop it first".into(),
@@ -86,43 +78,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// Moves it beside `data/`, or copies it when it is on another file system.
-    fn bring_in(&self, from: &Path) -> Result<(), EngineError> {
-        let adopting = &self.paths.adopting;
-        match fs::rename(from, adopting) {
-            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-                let fresh = &self.paths.fresh;
-                remove_tree(fresh)?;
-                if let Err(e) = self.copy_tree(from, fresh) {
-                    let _ = remove_tree(fresh);
-                    return Err(e);
-                }
-                fs::rename(fresh, adopting).map_err(EngineError::io("put in place", adopting))?;
-            }
-            other => other.map_err(EngineError::io("move", from))?,
-        }
-        sync_dir(&self.paths.dir)
-    }
-
-    fn copy_tree(&self, from: &Path, to: &Path) -> Result<(), EngineError> {
-        self.account.make_dir(to)?;
-        for entry in fs::read_dir(from).map_err(EngineError::io("read", from))? {
-            let entry = entry.map_err(EngineError::io("read", from))?;
-            let (path, target) = (entry.path(), to.join(entry.file_name()));
-            let kind = entry.file_type().map_err(EngineError::io("look at", &path))?;
-            if kind.is_dir() {
-                self.copy_tree(&path, &target)?;
-            } else if kind.is_file() {
-                fs::copy(&path, &target).map_err(EngineError::io("copy", &path))?;
-                fs::File::open(&target).and_then(|f| f.sync_all()).map_err(EngineError::io("write", &target))?;
-                self.account.give(&target)?;
-            }
-        }
-        sync_dir(to)
-    }
-
-    async fn finish_adoption(&self) -> Result<Adopted, EngineError> {
-        let data = &self.paths.adopting;
+    async fn finish_adoption(&self, adoption: &Adoption) -> Result<Adopted, EngineError> {
+        let data = &adoption.at;
         let binaries = Binaries::find(self.config.bin_dir.as_deref(), data_major(data))?;
         let control = Control::read(&binaries, &self.account, data).await?;
         let private = Private {
@@ -136,8 +93,7 @@ impl Postgres {
         private.make_superuser().await?;
         private.set_up(&self.config.superuser_password, &self.config.app_password).await?;
         remove_tree(&private.place)?;
-        fs::rename(data, &self.paths.data).map_err(EngineError::io("put in place", &self.paths.data))?;
-        sync_dir(&self.paths.dir)?;
+        adoption.complete(&self.paths.data)?;
         Ok(Adopted { identity: control.identity, timeline: control.timeline, notes })
     }
 }

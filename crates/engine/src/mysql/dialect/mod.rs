@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use trine_protocol::Epoch;
 
+use super::adopt::Home;
 use super::binaries::Wanted;
 use super::place::Place;
 use super::seal::Slave;
@@ -117,6 +118,13 @@ impl Dialect {
         match self {
             Self::MariaDb => &mariadb::TABLES,
             Self::MySql => &mysql::TABLES,
+        }
+    }
+
+    pub(super) const fn home(self) -> &'static Home {
+        match self {
+            Self::MariaDb => &mariadb::HOME,
+            Self::MySql => &mysql::HOME,
         }
     }
 

@@ -26,6 +26,7 @@ pub(super) use self::gtid::last_in;
 pub(super) use self::settings::TABLES;
 use super::{Own, Words};
 use crate::EngineError;
+use crate::mysql::adopt::Home;
 use crate::mysql::binaries::Wanted;
 use crate::mysql::place::{self, Place};
 use crate::mysql::session::{Session, column};
@@ -60,6 +61,17 @@ pub(super) const WORDS: Words = Words {
         "delete from mysql.proxies_priv",
         "flush privileges",
     ],
+};
+
+pub(super) const HOME: Home = Home {
+    mark: "aria_log_control",
+    redo: &["ib_logfile0"],
+    version: &["mariadb_upgrade_info", "mysql_upgrade_info"],
+    // A table's file that leads elsewhere is seen.
+    elsewhere: None,
+    without_password: "select user, host from mysql.user where is_role = 'N' and user not in ('', 'mariadb.sys') \
+        and plugin in ('', 'mysql_native_password', 'mysql_old_password') and password = '' and authentication_string = ''",
+    forget_log: &["delete from mysql.gtid_slave_pos"],
 };
 
 pub(super) const PROGRAMS: Wanted = Wanted {

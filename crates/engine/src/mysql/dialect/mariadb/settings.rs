@@ -28,6 +28,7 @@ pub(crate) const TABLES: Tables = Tables {
         ("skip_name_resolve", "ON", "clients come from the endpoint on this machine"),
         ("skip_networking", "ON", "clients and standbys come through the agent"),
         ("local_infile", "ON", "it is the client's choice"),
+        ("unix_socket", "OFF", "to the database, whoever comes through an endpoint is the user that the agent runs as"),
     ],
 
     owned: &[

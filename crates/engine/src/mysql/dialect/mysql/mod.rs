@@ -21,6 +21,7 @@ pub(super) use self::gtid_set::GtidSet;
 pub(super) use self::settings::TABLES;
 use super::{Own, Words};
 use crate::EngineError;
+use crate::mysql::adopt::Home;
 use crate::mysql::binaries::Wanted;
 use crate::mysql::session::Session;
 
@@ -47,8 +48,27 @@ pub(super) const WORDS: Words = Words {
     open_for_all: "set global read_only = OFF",
     close_for_all: "set global super_read_only = ON",
     server: "@@server_uuid",
-    private_run: &["--mysqlx=OFF", "--skip-replica-start", "--auto-generate-certs=OFF", "--secure-file-priv=NULL"],
+    private_run: &[
+        "--mysqlx=OFF",
+        "--skip-replica-start",
+        "--auto-generate-certs=OFF",
+        "--secure-file-priv=NULL",
+        "--persisted-globals-load=OFF",
+    ],
     tidy: &["drop user root@localhost"],
+};
+
+pub(super) const HOME: Home = Home {
+    mark: "mysql.ibd",
+    // One folder from 8.0.30 on.
+    redo: &["#innodb_redo", "ib_logfile0"],
+    // The server sees to it itself.
+    version: &[],
+    elsewhere: Some("select file_name from information_schema.files where file_name like '/%' limit 1"),
+    without_password: "select user, host from mysql.user where user <> '' and account_locked = 'N' \
+        and plugin in ('mysql_native_password', 'sha256_password', 'caching_sha2_password') and authentication_string = ''",
+    // From 8.2 on, and before.
+    forget_log: &["reset binary logs and gtids", "reset master"],
 };
 
 pub(super) const PROGRAMS: Wanted = Wanted {

@@ -74,6 +74,7 @@ pub(crate) const TABLES: Tables = Tables {
         ("ssl_ca", "the endpoints have the node's certificate"),
         ("ssl_cert", "the endpoints have the node's certificate"),
         ("ssl_key", "the endpoints have the node's certificate"),
+        ("auth_socket", "to the database, whoever comes through an endpoint is the user that the agent runs as"),
         ("tmpdir", "the node's folder decides"),
         ("plugin_load", "name plugins in plugin_load_add"),
     ],
@@ -96,5 +97,7 @@ pub(crate) const TABLES: Tables = Tables {
         ("plugin_load_add", "semisync_replica.so"),
         ("plugin_load_add", "mysql_clone.so"),
         ("loose_replica_parallel_type", "LOGICAL_CLOCK"),
+        // Where the plugin is installed.
+        ("loose_auth_socket", "OFF"),
     ],
 };
