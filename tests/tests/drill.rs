@@ -6,10 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use trine_api::{Client, ClientError, Refused, RefusedCode, Request};
+use trine_tests::cluster::Database;
+use trine_tests::mariadb::{Local, on};
 use trine_tests::sql::Secrets;
-use trine_tests::{Options, Scenario, scenario};
+use trine_tests::{Options, Scenario, on_both, scenario};
 
 const SOON: Duration = Duration::from_secs(20);
+
+on_both!(all_steps);
 
 /// Runs a drill that must end well; its report.
 fn drilled(s: &Scenario, arguments: &[&str]) -> Result<Value> {
@@ -97,5 +101,28 @@ fn a_cluster_that_is_not_well_is_left_alone() {
         ensure!(now.epoch == status.epoch && now.primary == status.primary, "a refused drill changed something");
         cleared(s)?;
         s.cluster.start_node(&standby)
+    });
+}
+
+/// The same with clients of the other two.
+fn all_steps(database: Database) {
+    on(database, "drill", Options::network(), |s| {
+        let writer = s.writer()?;
+        let before = s.cluster.wait_healthy()?;
+        let superuser = || Local::of(&s.cluster, &s.cluster.primary()?);
+        // What another drill has made, or one that was killed has left.
+        superuser()?.rows("create table app.trine_drill (id int primary key)")?;
+        let o = s.cluster.trine(&["drill"])?;
+        let said = String::from_utf8_lossy(&o.stderr);
+        ensure!(o.status.code() == Some(3) && said.contains("drop table trine_drill"), "two drills at once: {o:?}");
+        superuser()?.rows("drop table app.trine_drill")?;
+        let report = drilled(s, &["--primary", "--yes"])?;
+        ensure!(names(&report).len() == 3, "{report}");
+        let now = s.cluster.wait_healthy()?;
+        ensure!(now.epoch >= before.epoch + 2, "a switchover and a failover are two epochs, not {now:?}");
+        let left =
+            superuser()?.value("select count(*) from information_schema.tables where table_name = 'trine_drill'")?;
+        ensure!(left == "0", "the drill's table is still there");
+        writer.wait_acked(50)
     });
 }

@@ -1,4 +1,4 @@
-//! Clients that write into a schema of the drill's own, and what they were told.
+//! Clients that write into a table of the drill's own, and what they were told.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +8,10 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::{Client, Config, Statement};
 
-use super::session::{self, SessionError};
+use super::session::{Hosts, Session, SessionError, StatementError};
 use crate::failure::{Done, Failure, chain};
 
-/// All that the drill writes is in it; it is dropped at the end.
-pub(crate) const SCHEMA: &str = "trine_drill";
 const CLIENTS: i64 = 4;
 /// At most one row of each client in this time.
 const PACE: Duration = Duration::from_millis(20);
@@ -22,8 +19,6 @@ const PACE: Duration = Duration::from_millis(20);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the endpoint may take to lead somewhere, for what is done before and after.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Another schema of this name is there.
-const DUPLICATE_SCHEMA: &str = "42P06";
 
 /// What was written.
 #[derive(Debug, Default)]
@@ -47,28 +42,25 @@ pub(crate) struct Verified {
 
 /// The running clients.
 pub(crate) struct Ledger {
-    hosts: Vec<Config>,
+    hosts: Hosts,
     told: Arc<Mutex<Told>>,
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Ledger {
-    /// Makes the schema, and starts the clients.
+    /// Makes the table, and starts the clients.
     ///
     /// # Errors
-    /// No session, no right to make a schema, or another drill's is there.
-    pub(crate) async fn open(uri: &str) -> Done<Self> {
-        let hosts = session::hosts(uri).map_err(|e| Failure::wrong_use(chain(&e)))?;
-        let client = session(&hosts).await?;
-        let sql = format!("create schema {SCHEMA}; create table {SCHEMA}.rows (id bigint primary key)");
-        match timeout(ANSWER, client.batch_execute(&sql)).await {
+    /// No session, no right to make a table, or another drill's is there.
+    pub(crate) async fn open(hosts: Hosts) -> Done<Self> {
+        let mut client = session(&hosts).await?;
+        match timeout(ANSWER, client.make()).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) if e.code().is_some_and(|c| c.code() == DUPLICATE_SCHEMA) => {
-                return Err(Failure::not_safe(format!(
-                    "the schema {SCHEMA} is there already: another drill is under way"
-                ))
-                .hint(format!("if not, one was killed: drop schema {SCHEMA} cascade")));
+            Ok(Err(StatementError::There)) => {
+                let (place, remove) = hosts.place();
+                return Err(Failure::not_safe(format!("the {place} is there already: another drill is under way"))
+                    .hint(format!("if not, one was killed: {remove}")));
             }
             Ok(Err(e)) => return Err(Failure::because("can't make the drill's table", &e)),
             Err(_) => return Err(Failure::failed("can't make the drill's table: no answer in time")),
@@ -76,13 +68,16 @@ impl Ledger {
         let (told, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let tasks = (0..CLIENTS).map(|n| {
             // Each with another address first.
-            let mut hosts = hosts.clone();
-            let first = usize::try_from(n).unwrap_or(0) % hosts.len().max(1);
-            hosts.rotate_left(first);
+            let hosts = hosts.beginning_with(usize::try_from(n).unwrap_or(0));
             tokio::spawn(write(hosts, n, Arc::clone(&told), Arc::clone(&stop)))
         });
         let tasks = tasks.collect();
         Ok(Self { hosts, told, stop, tasks })
+    }
+
+    /// All that the drill writes is in it, and how a person removes it.
+    pub(crate) const fn place(&self) -> (&'static str, &'static str) {
+        self.hosts.place()
     }
 
     /// How many clients there are.
@@ -126,12 +121,11 @@ impl Ledger {
         while self.tasks.iter().any(|t| !t.is_finished()) && Instant::now() < give_up {
             sleep(PACE).await;
         }
-        let client = session(&self.hosts).await?;
-        let sql = format!("select id from {SCHEMA}.rows");
-        let rows = timeout(PATIENCE, client.query(&sql, &[])).await;
-        let rows = rows.map_err(|_| Failure::failed("no answer in time"))?;
-        let rows = rows.map_err(|e| Failure::because("can't read the drill's table", &e))?;
-        let there: BTreeSet<i64> = rows.iter().filter_map(|r| r.try_get(0).ok()).collect();
+        let mut client = session(&self.hosts).await?;
+        let there = timeout(PATIENCE, client.ids()).await;
+        let there: BTreeSet<i64> = there
+            .map_err(|_| Failure::failed("no answer in time"))?
+            .map_err(|e| Failure::because("can't read the drill's table", &e))?;
         Ok(self.told(|t| Verified {
             acknowledged: t.acknowledged.len(),
             lost: t.acknowledged.iter().filter(|(id, _)| !there.contains(id)).count(),
@@ -139,12 +133,11 @@ impl Ledger {
         }))
     }
 
-    /// Drops the schema.
+    /// Removes what the drill has made.
     pub(crate) async fn clear(&self) -> Done {
         self.stop.store(true, Ordering::Relaxed);
-        let client = session(&self.hosts).await?;
-        let sql = format!("drop schema {SCHEMA} cascade");
-        let dropped = timeout(PATIENCE, client.batch_execute(&sql)).await;
+        let mut client = session(&self.hosts).await?;
+        let dropped = timeout(PATIENCE, client.clear()).await;
         dropped.map_err(|_| Failure::failed("no answer in time"))?.map_err(|e| Failure::because("dropping it", &e))
     }
 
@@ -166,10 +159,10 @@ fn longest_pause(at: &[Instant], since: Instant) -> Duration {
 }
 
 /// A session, as soon as there is one.
-async fn session(hosts: &[Config]) -> Done<Client> {
+async fn session(hosts: &Hosts) -> Done<Session> {
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match session::open(hosts).await {
+        match hosts.open().await {
             Ok(client) => return Ok(client),
             Err(e @ SessionError::Refused(_)) if Instant::now() >= give_up => return Err(Failure::failed(chain(&e))),
             Err(SessionError::Refused(_)) => sleep(Duration::from_millis(100)).await,
@@ -179,23 +172,23 @@ async fn session(hosts: &[Config]) -> Done<Client> {
 }
 
 /// One client: a row, its answer, the next row; a new session whenever one is lost.
-async fn write(hosts: Vec<Config>, number: i64, told: Arc<Mutex<Told>>, stop: Arc<AtomicBool>) {
+async fn write(hosts: Hosts, number: i64, told: Arc<Mutex<Told>>, stop: Arc<AtomicBool>) {
     let mut id = number;
-    let mut open: Option<(Client, Statement)> = None;
+    let mut open: Option<Session> = None;
     let note = |what: &dyn Fn(&mut Told)| what(&mut told.lock().unwrap_or_else(PoisonError::into_inner));
     while !stop.load(Ordering::Relaxed) {
-        let Some((client, insert)) = open.take() else {
-            open = prepared(&hosts).await;
+        let Some(mut client) = open.take() else {
+            open = hosts.open().await.ok();
             if open.is_none() {
                 sleep(Duration::from_millis(10)).await;
             }
             continue;
         };
         let sent = Instant::now();
-        match timeout(ANSWER, client.execute(&insert, &[&id])).await {
-            Ok(Ok(_)) => {
+        match timeout(ANSWER, client.insert(id)).await {
+            Ok(Ok(())) => {
                 note(&|t| t.acknowledged.push((id, Instant::now())));
-                open = Some((client, insert));
+                open = Some(client);
                 sleep(PACE.saturating_sub(sent.elapsed())).await;
             }
             // Refused, cut off, or no answer: it may be there or not, and is not asked for again.
@@ -203,13 +196,6 @@ async fn write(hosts: Vec<Config>, number: i64, told: Arc<Mutex<Told>>, stop: Ar
         }
         id += CLIENTS;
     }
-}
-
-async fn prepared(hosts: &[Config]) -> Option<(Client, Statement)> {
-    let client = session::open(hosts).await.ok()?;
-    let insert = format!("insert into {SCHEMA}.rows values ($1)");
-    let insert = timeout(ANSWER, client.prepare(&insert)).await.ok()?.ok()?;
-    Some((client, insert))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! `trine drill`: a game day on a real cluster, that ends with what was measured.
 
 mod ledger;
+mod mysql;
+mod postgres;
 mod report;
 mod session;
 mod steps;
@@ -12,11 +14,12 @@ use trine_api::{Client, Status};
 
 use crate::args;
 use crate::connect;
-use crate::failure::{Done, Failure};
+use crate::failure::{Done, Failure, chain};
 use crate::print;
 
 use ledger::Ledger;
 use report::Report;
+use session::{Hosts, Language};
 use steps::Steps;
 
 /// How long clients write before the first step, so that it is known that they can.
@@ -26,22 +29,29 @@ const WARM_UP: Duration = Duration::from_secs(2);
 pub(crate) async fn drill(args: &args::Drill) -> Done {
     let client = connect::to(&args.target)?.client;
     let before = client.status().await?;
-    if before.engine != "postgres" {
-        let message =
-            format!("a drill's clients speak PostgreSQL only, and {} is of engine {}", before.cluster, before.engine);
+    let Some(language) = Language::of(&before.engine) else {
+        let message = format!(
+            "a drill's clients speak PostgreSQL, MariaDB and MySQL, and {} is of engine {}",
+            before.cluster, before.engine
+        );
         return Err(
             Failure::wrong_use(message).hint("`trine switchover` and a kill of a database can be tried by hand")
         );
-    }
+    };
     let steps = Steps::plan(args, &before)?;
     if args.primary && !args.yes {
         confirm(&before)?;
     }
     let uri = match &args.connect {
         Some(uri) => uri.clone(),
-        None => client.uris().await?.writer,
+        None => {
+            let uris = client.uris().await?;
+            // Where a URI names one node only, there is one of each.
+            if uris.writers.is_empty() { uris.writer } else { uris.writers.join(",") }
+        }
     };
-    let ledger = Ledger::open(&uri).await?;
+    let hosts = Hosts::read(language, &uri).map_err(|e| Failure::wrong_use(chain(&e)))?;
+    let ledger = Ledger::open(hosts).await?;
     let mut report = Report::new(&before, ledger.clients());
     let done = or_interrupted(run(&client, &steps, &ledger, &mut report)).await;
     // Whatever came of the steps: what was acknowledged must be there, and nothing of the drill may stay.
@@ -53,9 +63,9 @@ pub(crate) async fn drill(args: &args::Drill) -> Done {
     }
     if let Err(e) = cleared {
         report.problems.push(format!(
-            "the drill's table could not be cleared away ({}): drop schema {} cascade",
+            "the drill's table could not be cleared away ({}): {}",
             e.message,
-            ledger::SCHEMA
+            ledger.place().1
         ));
     }
     if args.target.json {
