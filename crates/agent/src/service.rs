@@ -15,7 +15,7 @@ use crate::digest::Account;
 use crate::lease::{Release, Renew};
 use crate::neighbours::EnginePreface;
 use crate::node::Node;
-use crate::switchover::caught_up;
+use crate::switchover::{caught_up, obstacle};
 
 /// A primary's answer to a node that wants to follow it.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -61,6 +61,9 @@ impl Service for NodeService {
             "cluster/generation" => answer(&node.state().generation),
             "engine/prepare-switchover" => {
                 let to: Option<NodeName> = parse(&body)?;
+                if let Some(why) = obstacle(node).await {
+                    return answer(&Err::<(), String>(why));
+                }
                 if let Err(error) = node.engine.prepare_stop().await {
                     tracing::info!(error = error.chain(), "could not prepare the stop; it takes a little longer");
                 }

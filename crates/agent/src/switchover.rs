@@ -10,14 +10,26 @@ use crate::node::Node;
 /// Transactions may take so long to finish; sessions that are busy beyond it are ended with the primary.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Returns once no session of the writer endpoint has a transaction open, or the limit is over.
+/// What a switchover would cut off, in words.
+pub(crate) async fn obstacle(node: &Node) -> Option<String> {
+    match node.engine.obstacle().await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::info!(error = error.chain(), "can't look for long transactions");
+            None
+        }
+    }
+}
+
+/// Returns once no session of the writer endpoint has a transaction open, or the limit is over: then with what there still is,
+/// if that should not be cut off.
 ///
 /// The sessions that other nodes' endpoints have forwarded here are counted too: the pause reaches them on this side.
-pub(crate) async fn wait_drained(node: &Node, epoch: Epoch) {
-    let Some(writer) = node.writer.get() else { return };
+pub(crate) async fn wait_drained(node: &Node, epoch: Epoch) -> Result<(), String> {
+    let Some(writer) = node.writer.get() else { return Ok(()) };
     if node.state().held().is_some_and(|h| h.interim) {
         // Nobody was ever let in.
-        return;
+        return Ok(());
     }
     // The pause itself comes from the replicated state, by way of the routes: wait until it is in force.
     let mut routes = node.routes.writer.subscribe();
@@ -27,11 +39,15 @@ pub(crate) async fn wait_drained(node: &Node, epoch: Epoch) {
         let _ = busy.wait_for(|n| *n == 0).await;
     };
     if timeout(DRAIN, drained).await.is_err() {
+        if let Some(why) = obstacle(node).await {
+            return Err(why);
+        }
         tracing::info!(
             sessions = *writer.busy().watch().borrow(),
             "transactions run on beyond the limit; they are ended"
         );
     }
+    Ok(())
 }
 
 /// Returns once the node that is to lead has everything durably that this primary had when it was asked.

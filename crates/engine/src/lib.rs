@@ -173,6 +173,16 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// [`EngineError::BarrierCancelled`] when somebody cancelled the wait: nothing is proven then.
     async fn barrier(&self, epoch: Epoch) -> Result<(), EngineError>;
 
+    /// On a primary: work of clients that another primary would not have, that has gone on for seconds and is not expected to end
+    /// within a few more. In words for a person, who is asked to do something about it; a switchover is given up for it.
+    ///
+    /// # Errors
+    /// [`EngineError::NotRunning`], [`EngineError::WrongRole`], or what the database says.
+    async fn obstacle(&self) -> Result<Option<String>, EngineError> {
+        // What still runs when the time is over is cut off.
+        Ok(None)
+    }
+
     /// Does beforehand what would make a clean stop long, while clients are still served. Nothing depends on it.
     ///
     /// # Errors

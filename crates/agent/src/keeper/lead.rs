@@ -109,9 +109,13 @@ pub(super) fn give_up(node: &Arc<Node>, epoch: Epoch, why: &str) {
 pub(super) async fn leave(node: &Arc<Node>, epoch: Epoch) -> Result<Turn, KeeperError> {
     node.note(|d| d.work = Some("leaving: transactions under way finish"));
     let started = Instant::now();
-    wait_drained(node, epoch).await;
+    let ready = wait_drained(node, epoch).await;
     let drained = started.elapsed();
-    if let Err(why) = switchover::wait_caught_up(node, epoch, CATCH_UP).await {
+    let ready = match ready {
+        Ok(()) => switchover::wait_caught_up(node, epoch, CATCH_UP).await,
+        stays => stays,
+    };
+    if let Err(why) = ready {
         // Nothing has been stopped yet: the transactions that wait go on here.
         if let Some((number, Wish::Switchover { .. })) = node.state().wish {
             let _ = node.propose(Change::EndWish { number, outcome: Err(why) }).await;

@@ -24,14 +24,22 @@ pub(super) struct Offer {
     pub(super) bytes: u64,
 }
 
+/// What the other node says to a wish for its data.
+pub(super) async fn hear_offer(stream: &mut BoxStream) -> io::Result<Offer> {
+    let said: Result<Offer, String> = hear(stream).await?;
+    said.map_err(io::Error::other)
+}
+
 impl Mysql {
     /// The primary's side.
     pub(super) async fn serve_copy(this: &Arc<Self>, from: &NodeName, mut stream: BoxStream) -> io::Result<()> {
         let identity = this.identity().ok().flatten();
-        let Some(identity) = identity.filter(|_| this.leading().is_some()) else { return Ok(()) };
+        let Some(identity) = identity.filter(|_| this.leading().is_some()) else {
+            return say(&mut stream, &Err::<Offer, _>("it is not the primary (yet)")).await;
+        };
         let data = this.paths.data.clone();
         let bytes = crate::guard::blocking(move || size_of(&data)).await;
-        say(&mut stream, &Offer { identity, bytes }).await?;
+        say(&mut stream, &Ok::<_, String>(Offer { identity, bytes })).await?;
         match this.config.dialect {
             Dialect::MariaDb => this.send_backup(from, stream).await,
             Dialect::MySql => this.serve_clone(stream).await,
@@ -77,7 +85,7 @@ impl Mysql {
         progress.send_replace(Progress { phase: "connecting".into(), done: 0, total: None });
         let broke = |source| EngineError::Neighbour { action: "copy the data of", node: node.clone(), source };
         let mut stream = self.neighbours()?.open(node, Ask::Copy).await.map_err(broke)?;
-        let offer: Offer = hear(&mut stream).await.map_err(broke)?;
+        let offer = hear_offer(&mut stream).await.map_err(broke)?;
         if let Some(expected) = expected.filter(|e| *e != offer.identity) {
             let what = format!("the database on {node}");
             return Err(EngineError::OtherCluster { what, found: offer.identity, expected });

@@ -197,6 +197,10 @@ impl Engine for MysqlEngine {
         self.run(|this| async move { Mysql::barrier(&this, epoch).await }).await
     }
 
+    async fn obstacle(&self) -> Result<Option<String>, EngineError> {
+        self.run(|this| async move { this.obstacle().await }).await
+    }
+
     async fn prepare_stop(&self) -> Result<(), EngineError> {
         self.run(|this| async move { this.prepare_stop().await }).await
     }

@@ -13,7 +13,7 @@
 //! | `sync.rs` | the sync rule, and the commit that proves it |
 //! | `gate.rs`, `tunnel.rs`, `feed.rs` | replication through the agents: the primary's side, the way, the standby's |
 //! | `inspect.rs` | what can be seen of it |
-//! | `examine.rs` | what a person should know of it |
+//! | `examine.rs`, `obstacle.rs` | what a person should know of it; what a switchover would cut off |
 //!
 //! The databases of two nodes never talk to each other: a standby's receiver connects to its own agent, which leads it to
 //! the primary's by the agents' streams. So only members get the log; replication is cut, and seen to be cut, where it
@@ -32,6 +32,7 @@ mod feed;
 mod follow;
 mod gate;
 mod inspect;
+mod obstacle;
 mod paths;
 mod place;
 mod private;

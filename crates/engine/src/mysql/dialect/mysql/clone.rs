@@ -19,10 +19,9 @@ use trine_platform::BoxStream;
 use trine_protocol::NodeName;
 
 use crate::files::remove_tree;
-use crate::mysql::copy::Offer;
+use crate::mysql::copy::{Offer, hear_offer};
 use crate::mysql::session::{Session, USER, column, literal};
 use crate::mysql::state::Mysql;
-use crate::mysql::tunnel::hear;
 use crate::{Ask, EngineError, Neighbours, Progress};
 
 /// The primary makes a copy for somebody else: it makes one at a time (`ER_CLONE_TOO_MANY_CONCURRENT_CLONES`).
@@ -173,7 +172,7 @@ async fn let_through(
 async fn pass(mut database: TcpStream, neighbours: Arc<dyn Neighbours>, node: &NodeName) -> io::Result<()> {
     database.set_nodelay(true)?;
     let mut stream = neighbours.open(node, Ask::Copy).await?;
-    let _: Offer = hear(&mut stream).await?;
+    hear_offer(&mut stream).await?;
     copy_bidirectional(&mut database, &mut stream).await.map(drop)
 }
 
