@@ -1,4 +1,4 @@
-# make demo    a cluster on this machine that loses its primary under load, and goes on (ENGINE=mariadb, redis: with those)
+# make demo    a cluster on this machine that loses its primary under load, and goes on (ENGINE=mariadb, mysql, redis: with those)
 # make test    everything that is tested
 # make bench   everything that is measured, kept in bench/results/
 # make torture random faults on a real cluster under load (ENGINE=postgres SEED=1 FAULTS=100; RECORD=1 keeps the result)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A cluster of three on this machine loses its primary's node under load, and goes on. ENGINE=redis: Redis over a
-# replicated volume instead of PostgreSQL. ENGINE=mariadb: MariaDB.
+# replicated volume instead of PostgreSQL. ENGINE=mariadb: MariaDB; mysql: the MySQL of scripts/mysql-for-tests.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${ENGINE:=postgres}"
@@ -8,13 +8,15 @@ case "$ENGINE" in
     postgres) up=(); : "${DIR:=/var/tmp/trine-demo}" ;;
     redis) up=(--engine volume --set preset=redis); : "${DIR:=/var/tmp/trine-demo-redis}" ;;
     mariadb) up=(--engine mariadb); : "${DIR:=/var/tmp/trine-demo-mariadb}" ;;
-    *) echo "error: ENGINE is postgres, mariadb or redis, not $ENGINE" >&2; exit 2 ;;
+    mysql) up=(--engine mysql --set engine.bin_dir=/var/cache/trine-mysql/bin); : "${DIR:=/var/tmp/trine-demo-mysql}" ;;
+    *) echo "error: ENGINE is postgres, mariadb, mysql or redis, not $ENGINE" >&2; exit 2 ;;
 esac
 : "${CARGO_TARGET_DIR:=$PWD/target}"
 export CARGO_TARGET_DIR
 say() { printf '\n==> %s\n' "$*"; }
 
 bash scripts/install.sh "$ENGINE"
+if [ "$ENGINE" = mysql ]; then bash scripts/mysql-for-tests.sh; fi
 say "Building (release)"
 cargo build --release -p trine -p trine-bench
 trine=$CARGO_TARGET_DIR/release/trine
@@ -45,7 +47,8 @@ say "What the cluster decided, and why"
 say "The cluster is left running"
 "$trine" endpoints --dir "$DIR"
 case "$ENGINE" in postgres) client="psql '$writer'" ;; redis) client="redis-cli -u '$writer'" ;;
-    mariadb) client="mariadb -h 127.0.0.1 -P 6432 -u app -p app    # the password is in the URI" ;; esac
+    mariadb) client="mariadb -h 127.0.0.1 -P 6432 -u app -p app    # the password is in the URI" ;;
+    mysql) client="/var/cache/trine-mysql/bin/mysql -h 127.0.0.1 -P 6432 -u app -p app    # the password is in the URI" ;; esac
 cat <<TEXT
 
   $client

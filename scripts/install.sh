@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs from the distribution what is missing, after saying what that is.
-# Usage: install.sh postgres|mariadb|redis|tests|bench …
+# Usage: install.sh postgres|mariadb|mysql|redis|tests|bench … (of mysql only what a build needs: see mysql-for-tests.sh)
 set -euo pipefail
 
 say() { printf '==> %s\n' "$*"; }
@@ -57,14 +57,14 @@ for what in "$@"; do
             have "$program" || { need mariadb; break; }
         done ;;
     esac
-    if [ "$what" != redis ] && [ "$what" != mariadb ]; then
+    if [ "$what" != redis ] && [ "$what" != mariadb ] && [ "$what" != mysql ]; then
         postgres=1
         for program in postgres initdb pg_basebackup pg_rewind psql; do
             have_postgres "$program" || { need postgres; break; }
         done
     fi
     case "$what" in
-        postgres|mariadb) ;;
+        postgres|mariadb|mysql) ;;
         redis|tests|bench)
             have redis-server || need redis
             # Only root mounts a volume without it.
@@ -86,7 +86,7 @@ for what in "$@"; do
             fi
             if [ "$what" = bench ]; then have haproxy || need haproxy; fi
             ;;
-        *) die "install.sh knows postgres, mariadb, redis, tests and bench, not $what" ;;
+        *) die "install.sh knows postgres, mariadb, mysql, redis, tests and bench, not $what" ;;
     esac
 done
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
