@@ -18,6 +18,8 @@ on_both!(
     replication_that_somebody_stops_goes_on,
     what_somebody_does_to_a_primary_that_is_cut_off,
     a_table_in_memory_costs_a_standby_nothing,
+    two_primaries_that_are_lost_before_either_has_a_copy_again,
+    both_standbys_that_need_a_copy_while_commits_wait,
 );
 
 /// How often a node got its data anew.
@@ -227,5 +229,63 @@ fn a_table_in_memory_costs_a_standby_nothing(database: Database) {
         ensure!(now.epoch == status.epoch && rebuilt(s, &standby)? == had, "who reads it costs {standby} its copy");
         // It is no part of what is equal on all of them.
         leads.rows("drop table app.memory").map(drop)
+    });
+}
+
+/// The second is lost while the first still waits for its new copy, and leaves one good copy, whose commits nobody acknowledges: it
+/// must be possible to copy that one all the same, or the cluster would be closed until a person looks.
+fn two_primaries_that_are_lost_before_either_has_a_copy_again(database: Database) {
+    on(database, "two-tails", Options::network(), |s| {
+        s.cluster.wait_healthy()?;
+        let writer = s.writer_with(WriterOptions { dsn: s.cluster.writers()?, ..Default::default() })?;
+        writer.wait_acked(50)?;
+        s.cluster.trine_ok(&["pause", "--reason", "both are to be lost first"])?;
+        for _ in 0..2 {
+            let status = s.cluster.wait_status("a primary", SOON, |s| s.primary.is_some())?;
+            let primary = status.primary.clone().unwrap();
+            let others: Vec<&str> = status.nodes.iter().map(|n| n.name.as_str()).filter(|n| *n != primary).collect();
+            let (client, local) = (Local::of(&s.cluster, &primary)?, Local::of(&s.cluster, &primary)?);
+            s.cluster.ask_only(&others);
+            s.cluster.switch().cut(&primary)?;
+            std::thread::scope(|scope| {
+                // A table can't be cut off the end of either's log.
+                let statement = format!("create table app.tail_{primary} (id int primary key)");
+                scope.spawn(move || {
+                    assert!(client.rows(&statement).is_err(), "a primary that is cut off has acknowledged")
+                });
+                wait_until("the database to be ended", SOON, || Ok(local.value("select 1").is_err()))
+            })?;
+            s.cluster.wait_status("the next primary", SOON, |s| s.epoch > status.epoch && s.primary.is_some())?;
+            s.cluster.switch().heal()?;
+            s.cluster.ask_only(&[]);
+            s.cluster.wait_status("the old primary to wait for a new copy", SOON, |s| {
+                s.node(&primary).is_some_and(|n| n.role == "standby" && n.state == "rejoining")
+            })?;
+        }
+        s.cluster.trine_ok(&["resume"])?;
+        s.cluster.wait_healthy()?;
+        writer.wait_acked(50)
+    });
+}
+
+/// A primary is open and nobody can acknowledge: neither has a copy that is good, and while commits wait none can be made.
+fn both_standbys_that_need_a_copy_while_commits_wait(database: Database) {
+    on(database, "both-errant", Options::local(), |s| {
+        let writer = s.writer()?;
+        writer.wait_acked(50)?;
+        let status = s.cluster.wait_healthy()?;
+        for standby in status.standbys() {
+            let local = Local::of(&s.cluster, &standby)?;
+            if database == Database::Mysql {
+                local.rows("set global super_read_only = OFF")?;
+            }
+            local.rows("create table app.errant (id int primary key)")?;
+        }
+        for standby in status.standbys() {
+            wait_until("the standby to be made anew", Duration::from_secs(90), || Ok(rebuilt(s, &standby)? > 1))?;
+        }
+        let now = s.cluster.wait_healthy()?;
+        ensure!(now.primary == status.primary, "{:?} leads, whose copy was not good", now.primary);
+        writer.wait_acked(50)
     });
 }

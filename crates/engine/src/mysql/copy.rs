@@ -37,6 +37,15 @@ impl Mysql {
         let Some(identity) = identity.filter(|_| this.leading().is_some()) else {
             return say(&mut stream, &Err::<Offer, _>("it is not the primary (yet)")).await;
         };
+        if this.are_commits_stuck().await {
+            // It can't be copied while they wait, and they wait for what would come of the copy. Nothing is lost: it leads again,
+            // with all that they have written, and takes no writes before somebody can acknowledge them.
+            tracing::warn!(%from, "commits wait and nobody is there to acknowledge them: the database is ended, to be copied");
+            this.gate.close();
+            this.guard.kill();
+            return say(&mut stream, &Err::<Offer, _>("commits wait for a standby; it starts anew, to be copied"))
+                .await;
+        }
         let data = this.paths.data.clone();
         let bytes = crate::guard::blocking(move || size_of(&data)).await;
         say(&mut stream, &Ok::<_, String>(Offer { identity, bytes })).await?;

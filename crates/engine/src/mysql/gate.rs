@@ -137,6 +137,11 @@ impl Gate {
         self.counted.subscribe()
     }
 
+    /// Is there a standby, connected to the database, whose acknowledgements count?
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.state().inside.values().any(|i| i.acknowledges && i.thread.is_some())
+    }
+
     /// A standby has said how far it is.
     pub(super) fn heard(&self, node: &NodeName, progress: Progress, now: Moment) {
         let mut state = self.state();
@@ -219,7 +224,9 @@ mod tests {
         gate.count(set(&["n2", "n3"])).await;
         let two = gate.enter(&node("n2"), Epoch(5), true).unwrap();
         let three = gate.enter(&node("n3"), Epoch(5), true).unwrap();
+        assert!(!gate.is_acknowledged(), "the database has no connection of either");
         gate.connected(&three, 17);
+        assert!(gate.is_acknowledged());
         let change = gate.count(set(&["n2"]));
         tokio::pin!(change);
         assert!(futures::poll!(&mut change).is_pending());

@@ -28,6 +28,10 @@ impl Mysql {
         if place::epoch_of(last.number) >= epoch {
             return failed(format!("its log is of epoch {} already", place::epoch_of(last.number)));
         }
+        // Since it was sealed, somebody may have written to it.
+        if let Some(why) = self.errant(&mut session).await? {
+            return failed(why);
+        }
         self.forget_upstream(&mut session).await?;
         session.run("acknowledge nothing any more", &self.words().acknowledge(false)).await?;
         if !self.words().open_for_agent.is_empty() {

@@ -19,6 +19,10 @@ use crate::{EngineError, SyncSetting};
 const LOOK: Duration = Duration::from_millis(2);
 /// How long a change may take to show.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a standby whose copy is good may take to come back, which ends a wait of commits in the best way: a start with the
+/// recovery after a crash, and what it has received applied.
+const BACK: Duration = Duration::from_secs(15);
+const LOOK_STUCK: Duration = Duration::from_millis(100);
 /// The database's number for "there is no such connection".
 const NO_SUCH_THREAD: u16 = 1094;
 
@@ -115,6 +119,7 @@ impl Mysql {
         if self.must_be_primary("pass a barrier")? != epoch {
             return failed("it is the primary of another epoch");
         }
+        self.wait_for_somebody(epoch).await?;
         // A connection of its own: one that is in the middle of this is never used again.
         let mut session = self.new_session().await?;
         let alone = self.running().sync == Some(SyncSetting::Alone);
@@ -147,6 +152,32 @@ impl Mysql {
         session.run("take writes", self.words().open_for_all).await?;
         self.give_back(session);
         Ok(())
+    }
+
+    /// Returns once somebody can acknowledge a commit, or nobody has to.
+    ///
+    /// A commit that waits keeps the data from being copied: with one begun before, a cluster whose other nodes all need new
+    /// copies would be closed for good.
+    async fn wait_for_somebody(&self, epoch: Epoch) -> Result<(), EngineError> {
+        while self.running().sync != Some(SyncSetting::Alone) && !self.gate.is_acknowledged() {
+            if self.must_be_primary("pass a barrier")? != epoch {
+                return Err(EngineError::BarrierFailed { epoch, why: "it is the primary of another epoch".into() });
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Commits wait, and there was nobody to acknowledge them for as long as a standby may take to come back by itself.
+    pub(super) async fn are_commits_stuck(&self) -> bool {
+        let waits = async {
+            let mut session = self.new_session().await?;
+            while !self.gate.is_acknowledged() && self.commits_wait(&mut session).await? {
+                sleep(LOOK_STUCK).await;
+            }
+            Ok::<(), EngineError>(())
+        };
+        timeout(BACK, waits).await.is_err()
     }
 
     /// Makes a commit, for a standby that comes in and acknowledges. What it has received before, on a connection that did
