@@ -166,6 +166,11 @@ fn settings_found(tables: &Tables, words: &Words, now: &BTreeMap<String, String>
             (!leads && standing.acknowledges).then_some("ON"),
             "after the next break of its connection this standby acknowledges no commit",
         ),
+        (
+            "sync_relay_log",
+            (!leads && standing.acknowledges).then_some("1"),
+            "what it acknowledges it must have on disk",
+        ),
     ];
     let is_by_role = |name: &str| by_role.iter().any(|(n, ..)| *n == name);
     let fixed = tables.fixed.iter().filter(|(name, ..)| !is_by_role(name) && !SHOWN_OTHERWISE.contains(name));

@@ -27,10 +27,11 @@ impl Mysql {
         let mut session = this.session().await?;
         let wanted = Some((upstream.node.clone(), history.epoch));
         if this.running().following != wanted {
-            if let Some(why) = this.begin_to_follow(&mut session, upstream, history).await? {
-                return Ok(Followed::Diverged(why));
-            }
-            Self::take_from(this, &mut session, upstream, history).await?;
+            let end = match this.begin_to_follow(&mut session, upstream, history).await? {
+                Ok(end) => end,
+                Err(why) => return Ok(Followed::Diverged(why)),
+            };
+            Self::take_from(this, &mut session, upstream, history, end).await?;
             this.running().following = wanted;
         } else if let Some(why) = this.go_on(&mut session).await? {
             this.cut(&mut session).await?;
@@ -83,25 +84,25 @@ impl Mysql {
         Ok(None)
     }
 
-    /// Compares the two logs. `Some`: why this one is no part of the primary's.
+    /// Compares the two logs: where this one ends, or why it is no part of the primary's.
     async fn begin_to_follow(
         &self,
         session: &mut Session,
         upstream: &Upstream,
         history: &History,
-    ) -> Result<Option<String>, EngineError> {
+    ) -> Result<Result<u64, String>, EngineError> {
         match self.complete_log_behind(history).await {
-            Err(EngineError::StartFailed { why, .. }) => return Ok(Some(why)),
+            Err(EngineError::StartFailed { why, .. }) => return Ok(Err(why)),
             other => other?,
         }
         // Nothing may come in meanwhile.
         self.cut(session).await?;
         let last = match self.apply_all(session).await {
-            Err(EngineError::NeedsRebuild(why)) => return Ok(Some(why)),
+            Err(EngineError::NeedsRebuild(why)) => return Ok(Err(why)),
             other => other?.number,
         };
         if let Some(why) = self.errant(session).await? {
-            return Ok(Some(why));
+            return Ok(Err(why));
         }
         let own = self.descent(session, last, None).await?;
         if own.identity != history.identity {
@@ -110,12 +111,12 @@ impl Mysql {
         }
         let fork = own.common(history);
         Ok(match fork {
-            Some(fork) if own.end <= fork.end => None,
-            Some(fork) => Some(format!(
+            Some(fork) if own.end <= fork.end => Ok(own.end),
+            Some(fork) => Err(format!(
                 "it goes on to {} of epoch {}, {} parted from it at {} of epoch {}",
                 own.end, own.epoch, upstream.node, fork.end, fork.epoch
             )),
-            None => Some(format!("nothing of its log (epoch {}) is in that of {}", own.epoch, upstream.node)),
+            None => Err(format!("nothing of its log (epoch {}) is in that of {}", own.epoch, upstream.node)),
         })
     }
 
@@ -124,13 +125,19 @@ impl Mysql {
         session: &mut Session,
         upstream: &Upstream,
         history: &History,
+        end: u64,
     ) -> Result<(), EngineError> {
         let mut feed = Feed::open(this, upstream.node.clone(), history.epoch).await?;
-        let acknowledges = feed.first_word().await;
-        session.run("make its receiver acknowledge", &this.words().acknowledge(acknowledges)).await?;
+        // One that lags takes what is there already faster without acknowledging it. Not where commits may wait: what it receives
+        // so it never acknowledges.
+        let begins = history.forks.last().is_some_and(|fork| fork.end == history.end);
+        let behind = Some(history.end).filter(|there| begins && end < *there);
+        let acknowledges = feed.first_word().await && behind.is_none();
+        // Everything that it has received before is applied.
+        this.receive_as(session, acknowledges).await?;
         feed.set_acknowledges(acknowledges);
         this.follow_behind(session, feed.address).await?;
-        feed.keep(this);
+        feed.keep(this, behind.unwrap_or(0));
         *this.feed.lock().await = Some(feed);
         Ok(())
     }

@@ -142,6 +142,15 @@ impl Gate {
         self.state().inside.values().any(|i| i.acknowledges && i.thread.is_some())
     }
 
+    /// Has a standby whose acknowledgements count received up to `end`?
+    pub(super) fn is_received(&self, end: u64, now: Moment) -> bool {
+        let state = self.state();
+        let has = |node: &NodeName| {
+            state.heard.get(node).is_some_and(|(p, at)| p.received >= end && p.streaming && now.since(*at) < HEARD)
+        };
+        state.inside.values().any(|i| i.acknowledges && i.thread.is_some() && has(&i.node))
+    }
+
     /// A standby has said how far it is.
     pub(super) fn heard(&self, node: &NodeName, progress: Progress, now: Moment) {
         let mut state = self.state();

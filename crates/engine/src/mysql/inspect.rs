@@ -1,7 +1,7 @@
 //! Looking at the database without ever being held up by it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,6 +15,8 @@ use crate::{DataCopy, EngineError, Inspection, Process, Role};
 
 /// What MariaDB writes to its log while it waits (`mysys/errors.c`).
 pub(super) const WAITS_FOR_ROOM: &str = "Disk is full writing";
+/// So long after a standby has received what waits, its acknowledgement will not come any more: it takes milliseconds.
+const UNANSWERED: Duration = Duration::from_secs(3);
 /// How much of the log's end is looked through at most.
 const LOG_END: u64 = 64 << 10;
 
@@ -85,6 +87,30 @@ impl Mysql {
         }
     }
 
+    /// Commits may wait for an acknowledgement that can't come: a standby acknowledges what it is sent on a connection that counts,
+    /// and it was sent all of this before, on one that did not or that broke. The commit that would help (`nudge`) can't always be
+    /// made: MariaDB writes no more than the commits behind those that wait. Ended, it leaves its place to the standby, which has all.
+    async fn end_what_nobody_will_acknowledge(&self, session: &mut Session, last: u64) -> Result<(), EngineError> {
+        let now = self.clock.now();
+        let waits = self.gate.is_received(last, now) && self.commits_wait(session).await?;
+        let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        match *unanswered {
+            Some((number, since)) if waits && number == last => {
+                if now.since(since) >= UNANSWERED {
+                    tracing::warn!(
+                        last,
+                        "commits wait though a standby has them: the database is ended, and another leads"
+                    );
+                    *unanswered = None;
+                    self.gate.close();
+                    self.guard.kill();
+                }
+            }
+            _ => *unanswered = waits.then_some((last, now)),
+        }
+        Ok(())
+    }
+
     async fn ask(&self, database: u32, seen: &mut Inspection) -> Result<(), EngineError> {
         let mut session = match self.looks.take_asker(database) {
             Some(session) => session,
@@ -98,6 +124,7 @@ impl Mysql {
             seen.position = Some(place::position(last));
             seen.rewind_ready = true;
             seen.standbys = self.gate.standbys(self.clock.now());
+            self.end_what_nobody_will_acknowledge(&mut session, last).await?;
         } else {
             let slave = self.slave(&mut session).await?.unwrap_or_default();
             let received = slave.received.number.max(last);

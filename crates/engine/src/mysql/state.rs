@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Mutex as AsyncMutex;
 use trine_platform::Clock;
-use trine_protocol::{Epoch, NodeName};
+use trine_protocol::{Epoch, Moment, NodeName};
 
 use super::binaries::Binaries;
 use super::engine::MysqlConfig;
@@ -47,6 +47,8 @@ pub(super) struct Mysql {
     pub(super) barriers: Barriers,
     /// Where standbys come in.
     pub(super) gate: Gate,
+    /// The end of its log whose commits wait though a standby has them, and since when that is seen.
+    pub(super) unanswered: Mutex<Option<(u64, Moment)>>,
     /// Where the log comes from.
     pub(super) feed: AsyncMutex<Option<Feed>>,
     /// How long the database's log was when it was last started.
@@ -95,6 +97,7 @@ impl Mysql {
             looks: Looks::default(),
             barriers: Barriers::default(),
             gate: Gate::default(),
+            unanswered: Mutex::default(),
             feed: AsyncMutex::new(None),
             log_mark: AtomicU64::new(0),
             log_looked: AtomicU64::new(0),

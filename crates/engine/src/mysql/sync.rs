@@ -204,7 +204,7 @@ impl Mysql {
     }
 
     /// Whether a commit waits now.
-    async fn commits_wait(&self, session: &mut Session) -> Result<bool, EngineError> {
+    pub(super) async fn commits_wait(&self, session: &mut Session) -> Result<bool, EngineError> {
         const ACTION: &str = "say how many commits wait";
         Ok(session.status(ACTION, self.words().waiting).await? != "0")
     }
