@@ -236,6 +236,11 @@ mod tests {
         assert!(!gate.is_acknowledged(), "the database has no connection of either");
         gate.connected(&three, 17);
         assert!(gate.is_acknowledged());
+        let (now, later) = (Moment::from_nanos(1_000_000_000), Moment::from_nanos(3_000_000_000));
+        gate.heard(&node("n2"), Progress { received: 9, applied: 9, streaming: true }, now);
+        assert!(!gate.is_received(9, now), "the database has no connection of n2");
+        gate.heard(&node("n3"), Progress { received: 8, applied: 7, streaming: true }, now);
+        assert!(gate.is_received(8, now) && !gate.is_received(9, now) && !gate.is_received(8, later));
         let change = gate.count(set(&["n2"]));
         tokio::pin!(change);
         assert!(futures::poll!(&mut change).is_pending());

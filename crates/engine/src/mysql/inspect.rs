@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use trine_protocol::Moment;
 
+use super::dialect::Dialect;
 use super::place;
 use super::session::Session;
 use super::state::Mysql;
@@ -92,7 +93,12 @@ impl Mysql {
     /// made: MariaDB writes no more than the commits behind those that wait. Ended, it leaves its place to the standby, which has all.
     async fn end_what_nobody_will_acknowledge(&self, session: &mut Session, last: u64) -> Result<(), EngineError> {
         let now = self.clock.now();
-        let waits = self.gate.is_received(last, now) && self.commits_wait(session).await?;
+        // MySQL does not count what waits yet: a standby that has only what is counted may have a disk that hangs.
+        let waiting = match self.config.dialect {
+            Dialect::MariaDb => last,
+            Dialect::MySql => last.saturating_add(1),
+        };
+        let waits = self.gate.is_received(waiting, now) && self.commits_wait(session).await?;
         let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
         match *unanswered {
             Some((number, since)) if waits && number == last => {
