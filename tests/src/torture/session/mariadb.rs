@@ -23,6 +23,11 @@ pub struct Mariadb {
     read: Statement,
 }
 
+/// One transaction that says where it has put the value. A procedure, as only MariaDB takes such a block by itself.
+const APPEND: &str = "create procedure torture_append(v bigint) begin declare len bigint; start transaction; \
+    update torture_end set length = length + 1, last_val = v; select length into len from torture_end; \
+    insert into torture_list values (len, v); commit; select len, null; end";
+
 impl Mariadb {
     /// Makes the tables.
     ///
@@ -36,6 +41,7 @@ impl Mariadb {
             for statement in tables(registers) {
                 conn.query_drop(statement).await?;
             }
+            conn.query_drop(APPEND).await?;
             Ok(())
         })
     }
@@ -65,15 +71,7 @@ impl Mariadb {
 
     async fn reply(&mut self, question: Question) -> Result<Reply> {
         let numbers: Numbers = match question {
-            Question::Append(value) => {
-                let block = format!(
-                    "begin not atomic declare len bigint; start transaction; \
-                     update torture_end set length = length + 1, last_val = {value}; \
-                     select length into len from torture_end; insert into torture_list values (len, {value}); \
-                     commit; select len, null; end"
-                );
-                self.conn.query_first(block).await?
-            }
+            Question::Append(value) => self.conn.query_first(format!("call torture_append({value})")).await?,
             Question::Look => self.conn.query_first("select length, last_val from torture_end").await?,
             Question::Write { key, value } => {
                 self.conn.exec_drop(&self.write, (value, key)).await?;
@@ -93,8 +91,8 @@ fn failure(e: &anyhow::Error) -> Failure {
         Some(code @ (1205 | 1213 | 1020 | 1290 | 1836)) => {
             Failure { refused: true, ..Failure::unknown(code.to_string()) }
         }
-        // A table that is damaged, or not there any more.
-        Some(1034 | 1035 | 1146 | 1194 | 1195 | 1712 | 1877 | 1932) => {
+        // A table that is damaged, or not there any more; a statement that the database does not know.
+        Some(1034 | 1035 | 1064 | 1146 | 1194 | 1195 | 1712 | 1877 | 1932 | 1305) => {
             Failure { impossible: true, ..Failure::unknown(format!("{e:#}")) }
         }
         Some(code) => Failure::unknown(code.to_string()),
