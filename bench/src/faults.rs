@@ -111,7 +111,7 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
         let mut written = Vec::new();
         for clients in a.clients() {
             let outcome = measure(&cluster, a.engine, fault, *clients, a.runs);
-            let (pauses, reports) = match outcome {
+            let Measured { pauses, back, reports } = match outcome {
                 Ok(o) => o,
                 Err(e) => {
                     eprintln!("{}", cluster.tell());
@@ -126,6 +126,7 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
             let lost = said(checks::nothing_lost(&cluster, &written), "0");
             let copies = said(checks::copies_hold(&cluster, &written), "equal");
             let spread = Spread::of(&pauses).context("no run")?;
+            let back = Spread::of(&back).context("no run")?;
             let (median, worst) = aim;
             rows.push(vec![
                 clients.to_string(),
@@ -134,11 +135,12 @@ pub(crate) fn run(a: &Arguments, results: &mut Results) -> Result<()> {
                 format!("{:.3}", spread.most),
                 format!("{worst}"),
                 spread.runs.to_string(),
+                format!("{:.1} / {:.1}", back.median, back.most),
                 acked.to_string(),
                 lost.clone(),
                 copies.clone(),
             ]);
-            data.push(json!({"fault": name, "clients": clients, "pause_s": spread, "lost": lost, "copies": copies}));
+            data.push(json!({"fault": name, "clients": clients, "pause_s": spread, "back_s": back, "lost": lost, "copies": copies}));
         }
         keep(a.engine, fault, rows, data, results)?;
     }
@@ -160,13 +162,21 @@ fn keep(
         _ if engine == Engine::Postgres => "know every node's endpoint, the primary's first",
         _ => "know every node's endpoint, each another one first",
     };
+    let begins = match fault {
+        Fault::NodeKilled => "the lost node is started",
+        Fault::LeaderKilled => "that agent is started",
+        Fault::NetworkCut => "the network is whole",
+        Fault::DatabaseKilled | Fault::Switchover => "that happens",
+    };
+    let aim = if engine == Engine::Postgres { "" } else { " (aim: 10)" };
     let how = format!(
         "{} by its own replication. The longest time without any acknowledged insert, of all clients together, from the fault on. Each client inserts \
-         a row every 10 ms through the writer endpoint; the clients {endpoints}. At the end \
+         a row every 10 ms through the writer endpoint; the clients {endpoints}. \"Back\", median and worst: from when {begins} \
+         until the cluster has all its standbys again{aim}. At the end \
          every acknowledged row is looked for, and the copies of all three nodes are compared.",
         engine.version()?
     );
-    let head = ["clients", "median s", "aim", "worst s", "aim", "runs", "acknowledged", "lost", "copies"];
+    let head = ["clients", "median s", "aim", "worst s", "aim", "runs", "back s", "acknowledged", "lost", "copies"];
     let head = head.map(str::to_owned).to_vec();
     results.keep(
         &format!("{}: {}", engine.section("Pause"), fault.name(engine)),
@@ -174,15 +184,18 @@ fn keep(
     )
 }
 
-fn measure(
-    cluster: &Cluster,
-    engine: Engine,
-    fault: Fault,
-    clients: usize,
-    runs: usize,
-) -> Result<(Vec<f64>, Vec<Report>)> {
-    let mut pauses = Vec::new();
-    let mut reports = Vec::new();
+/// What a fault did, each time.
+#[derive(Default)]
+struct Measured {
+    /// The longest time without an acknowledgement, in seconds.
+    pauses: Vec<f64>,
+    /// Until the cluster was whole again, in seconds.
+    back: Vec<f64>,
+    reports: Vec<Report>,
+}
+
+fn measure(cluster: &Cluster, engine: Engine, fault: Fault, clients: usize, runs: usize) -> Result<Measured> {
+    let mut measured = Measured::default();
     for number in 0..runs {
         let status = prepare(cluster, fault)?;
         let primary = status.primary.clone().context("a healthy cluster has a primary")?;
@@ -217,8 +230,12 @@ fn measure(
         let pause = seconds(report.longest_pause_after_ns(at));
         let from = victim.unwrap_or(primary);
         println!("{} · {clients} clients · run {}: {pause:.3} s", fault.name(engine), number + 1);
-        pauses.push(pause);
-        reports.push(report);
+        measured.pauses.push(pause);
+        measured.reports.push(report);
+        let mended = match fault {
+            Fault::DatabaseKilled | Fault::Switchover => at,
+            _ => now_ns(),
+        };
         match fault {
             Fault::NodeKilled | Fault::LeaderKilled => cluster.start_node(&from)?,
             Fault::NetworkCut => {
@@ -227,8 +244,10 @@ fn measure(
             }
             Fault::DatabaseKilled | Fault::Switchover => {}
         }
+        cluster.wait_healthy()?;
+        measured.back.push(seconds(now_ns() - mended));
     }
-    Ok((pauses, reports))
+    Ok(measured)
 }
 
 /// Healthy, and with the leader of consensus where the fault needs it.
