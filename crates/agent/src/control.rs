@@ -9,6 +9,7 @@ use trine_api::{
     Accepted, Control, Endpoints, EventView, Findings, Health, NodeState, NodeStatus, Refused, Request, RequestState,
     RequestStatus, Role, Status, SyncStatus, Uris,
 };
+use trine_engine::Scale;
 use trine_protocol::{
     Change, ClusterState, Event, Moment, NO_PRIMARY, NodeName, Outcome, SyncSetting, Wish, sync_setting,
 };
@@ -211,9 +212,8 @@ pub(crate) fn status(node: &Node) -> Status {
         shown.writable = leads && writable;
         let position = digest.accounts.get(&member.name).and_then(|a| a.report.position);
         shown.lag_bytes = match (position, end) {
-            // MariaDB and MySQL count transactions.
-            (Some(p), Some(end)) if p.epoch == end.epoch && !matches!(node.engine.kind(), "mariadb" | "mysql") => {
-                Some(end.offset.saturating_sub(p.offset))
+            (Some(p), Some(end)) if p.epoch == end.epoch && node.engine.scale() == Scale::Bytes => {
+                Scale::Bytes.between(p, end)
             }
             _ => None,
         };

@@ -226,7 +226,7 @@ fn status(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) -> Nod
         database_port: node.config.ports.database,
         data_dir: node.config.data_dir().display().to_string(),
         data_epoch: report.position.map(|p| p.epoch.0),
-        position: report.position.map(|p| format!("{:X}/{:08X}", p.offset >> 32, p.offset & 0xFFFF_FFFF)),
+        position: report.position.map(|p| node.engine.scale().show(p)),
         lag_bytes: None,
         lag_seconds: seen.lag.map(|l| l.as_secs_f64()),
         voter: member.voter,

@@ -120,7 +120,7 @@ pub struct NodeStatus {
     pub data_dir: String,
     /// The epoch that its data is of; `None` without data, or when nobody knows.
     pub data_epoch: Option<u64>,
-    /// How far its data reaches, in the engine's notation.
+    /// How far its data reaches, in the engine's notation: bytes of log (`0/3A00C0FF`), or an epoch and transactions (`3:57`).
     pub position: Option<String>,
     /// How far it is behind the primary, in bytes of log. 0 for the primary.
     pub lag_bytes: Option<u64>,
@@ -428,6 +428,9 @@ pub struct LossEstimate {
     pub furthest_known: Option<String>,
     /// Bytes of log between the two, at least. 0: as far as anybody knows, nothing is missing.
     pub lost_bytes: Option<u64>,
+    /// The same in transactions, of a database whose log is counted so.
+    #[serde(default)]
+    pub lost_transactions: Option<u64>,
     /// How long ago the primary last told of a position that `node` has reached: commits of the time since then can be lost.
     pub lost_seconds: Option<f64>,
     /// All that in one sentence.

@@ -85,7 +85,7 @@ pub(crate) async fn failover(args: &Failover) -> Done {
 /// How much an estimate knows to be missing; the one that knows of more knows more.
 fn missing(accepted: &Accepted) -> Option<(u64, f64)> {
     let e = accepted.estimate.as_ref()?;
-    Some((e.lost_bytes?, e.lost_seconds.unwrap_or_default()))
+    Some((e.lost_bytes.or(e.lost_transactions)?, e.lost_seconds.unwrap_or_default()))
 }
 
 /// Where a node's API is, as the cluster says.
@@ -144,6 +144,9 @@ fn show_loss(e: &LossEstimate) {
     let mut lost = Vec::new();
     if let Some(bytes) = e.lost_bytes.filter(|b| *b > 0) {
         lost.push(format!("at least {} of log", print::bytes(bytes)));
+    }
+    if let Some(count) = e.lost_transactions.filter(|n| *n > 0) {
+        lost.push(format!("at least {count} transactions"));
     }
     if let Some(seconds) = e.lost_seconds {
         lost.push(format!("up to {seconds:.0} s of commits"));

@@ -93,6 +93,7 @@ impl Control for Made {
                 position: "0/3000000".into(),
                 furthest_known: Some("0/4000000".into()),
                 lost_bytes: Some(16_777_216),
+                lost_transactions: None,
                 lost_seconds: None,
                 text: "n1 and n2 do not answer".into(),
             };

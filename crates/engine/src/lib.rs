@@ -18,6 +18,7 @@ mod look;
 pub mod mysql;
 mod neighbours;
 pub mod postgres;
+mod scale;
 mod swap;
 mod threads;
 mod tool;
@@ -42,6 +43,7 @@ pub use finding::{Finding, Severity};
 pub use history::{Fork, History};
 pub use inspection::{DataCopy, Inspection, Process, Role, StandbySeen};
 pub use neighbours::{Ask, Neighbours};
+pub use scale::Scale;
 pub use verification::{Difference, Remedy, Verification};
 
 /// A database under the agent's control.
@@ -52,6 +54,11 @@ pub use verification::{Difference, Remedy, Verification};
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Which kind: `postgres`, `mariadb`, `volume`.
     fn kind(&self) -> &'static str;
+
+    /// What its positions count.
+    fn scale(&self) -> Scale {
+        Scale::Bytes
+    }
 
     /// Gives it the way to the other nodes' engines, before anything else. One whose database goes to the others by itself
     /// does not need it.

@@ -22,7 +22,7 @@ use crate::guard::{GuardClient, GuardCommand};
 use crate::look::Looks;
 use crate::{
     Adopted, Ask, CopyId, Engine, EngineError, Finding, Followed, History, Inspection, Neighbours, Process, Progress,
-    SyncSetting, Upstream,
+    Scale, SyncSetting, Upstream,
 };
 
 /// What the engine has to know about this node.
@@ -106,6 +106,10 @@ impl MysqlEngine {
 impl Engine for MysqlEngine {
     fn kind(&self) -> &'static str {
         self.inner.words().kind
+    }
+
+    fn scale(&self) -> Scale {
+        Scale::Transactions
     }
 
     fn meet(&self, neighbours: Arc<dyn Neighbours>) {

@@ -46,5 +46,7 @@ mod stop;
 mod sync;
 mod tunnel;
 
+pub(crate) use place::{count_of, epoch_of};
+
 pub use dialect::Dialect;
 pub use engine::{MysqlConfig, MysqlEngine, server_id};

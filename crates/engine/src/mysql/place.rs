@@ -19,12 +19,12 @@ pub(super) const fn first_of(epoch: Epoch) -> u64 {
 }
 
 /// The epoch that a number belongs to.
-pub(super) const fn epoch_of(number: u64) -> Epoch {
+pub(crate) const fn epoch_of(number: u64) -> Epoch {
     Epoch(number >> SHIFT)
 }
 
 /// What a number has besides its epoch: of MySQL's, how many transactions there are.
-pub(super) const fn count_of(number: u64) -> u64 {
+pub(crate) const fn count_of(number: u64) -> u64 {
     number & ((1 << SHIFT) - 1)
 }
 
