@@ -81,7 +81,10 @@ impl Mysql {
         let length = self.log_length();
         let before = self.log_looked.swap(length, Ordering::Relaxed);
         let new = length.saturating_sub(before).min(LOG_END);
-        if new > 0 && tail(&self.paths.log, new).await.contains(WAITS_FOR_ROOM) {
+        if self.process_id().is_err() || new == 0 {
+            return;
+        }
+        if tail(&self.paths.log, new).await.contains(WAITS_FOR_ROOM) {
             tracing::error!(folder = %self.paths.dir.display(), "the disk is full: the database, which would wait, is ended");
             self.gate.close();
             self.guard.kill();

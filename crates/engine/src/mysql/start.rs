@@ -34,11 +34,12 @@ struct Leading {
 impl Mysql {
     pub(super) async fn attach(&self) -> Result<Process, EngineError> {
         let _turn = self.turn.lock().await;
+        // What stands in the log before is of an earlier agent's time.
+        self.log_looked.store(self.log_length(), Ordering::Relaxed);
         let found = self.guard.attach(self.paths.workplaces()).await?;
         finish(&self.paths.dir, &self.paths.data, &self.paths.fresh, &self.paths.old)?;
         if found {
             self.log_mark.store(self.log_length(), Ordering::Relaxed);
-            self.log_looked.store(self.log_length(), Ordering::Relaxed);
             self.take_over().await;
         }
         Ok(*self.guard.state().borrow())
