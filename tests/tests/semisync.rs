@@ -23,6 +23,7 @@ on_both!(
     switchover_to_each_node_in_turn,
     switchover_with_a_transaction_left_open,
     primary_and_a_standby_lost_together_is_refused,
+    standbys_restarted_one_after_the_other,
 );
 
 fn primary(s: &Scenario) -> Result<(String, Status)> {
@@ -291,5 +292,29 @@ fn primary_and_a_standby_lost_together_is_refused(database: Database) {
         s.cluster.start_node(&primary)?;
         s.cluster.wait_new_primary(status.epoch)?;
         writer.wait_acked(50)
+    });
+}
+
+/// As for a new version. Each time the one that has just come back is the only one that can acknowledge, and it lacks what was written
+/// meanwhile: commits wait for that, which it takes fast.
+fn standbys_restarted_one_after_the_other(database: Database) {
+    on(database, "rolling", Options::local(), |s| {
+        let writer =
+            s.writer_with(WriterOptions { clients: 8, pace_ms: 0, dsn: s.cluster.writers()?, ..Default::default() })?;
+        let (_, status) = primary(s)?;
+        let standbys = status.standbys();
+        for standby in standbys.iter().cycle().take(3 * standbys.len()) {
+            let agent = s.cluster.agent(standby)?;
+            s.cluster.signal(agent, Signal::TERM)?;
+            wait_until(&format!("{standby}'s agent to end"), SOON, || Ok(!Process::alive(agent)))?;
+            s.cluster.start_node(standby)?;
+            s.cluster.wait_healthy()?;
+        }
+        let now = s.cluster.status()?;
+        ensure!(now.epoch == status.epoch, "a standby's restart ended epoch {}", status.epoch);
+        let pause = writer.stop()?.summary().longest_gap_s;
+        println!("the longest pause of writes {pause:.2} s");
+        ensure!(pause < 5.0, "commits stalled for {pause} s because a standby restarted");
+        Ok(())
     });
 }

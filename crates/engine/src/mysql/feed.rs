@@ -70,10 +70,10 @@ impl Feed {
         })
     }
 
-    /// Whether this standby's acknowledgements count, as far as the primary has said so by now.
-    pub(super) async fn first_word(&mut self) -> bool {
+    /// What the primary has said by now.
+    pub(super) async fn first_word(&mut self) -> Option<Told> {
         let said = timeout(FIRST_WORD, self.told.wait_for(Option::is_some)).await;
-        matches!(said, Ok(Ok(told)) if told.is_some_and(|t| t.counts))
+        said.ok().and_then(Result::ok).and_then(|told| *told)
     }
 
     /// The receiver was set to acknowledge, or not to. It must not be connected.

@@ -15,6 +15,8 @@ use crate::{EngineError, Followed, History, Upstream};
 /// How long the first bytes are waited for before the agent hears `NotYet`.
 const FIRST: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_millis(3);
+/// So many transactions are sooner taken with a flush for each than by a connection more.
+const FAR: u64 = 100;
 
 impl Mysql {
     pub(super) async fn follow(
@@ -128,11 +130,14 @@ impl Mysql {
         end: u64,
     ) -> Result<(), EngineError> {
         let mut feed = Feed::open(this, upstream.node.clone(), history.epoch).await?;
-        // One that lags takes what is there already faster without acknowledging it. Not where commits may wait: what it receives
-        // so it never acknowledges.
+        let word = feed.first_word().await;
+        // One that lags takes what is there already faster without acknowledging it. Not where commits may wait for it, and it would
+        // never acknowledge what it has received so: MySQL's is sent that again (`lead_receiver`).
         let begins = history.forks.last().is_some_and(|fork| fork.end == history.end);
-        let behind = Some(history.end).filter(|there| begins && end < *there);
-        let acknowledges = feed.first_word().await && behind.is_none();
+        let others = this.config.dialect == Dialect::MySql || word.is_some_and(|w| w.others);
+        let far = history.end.saturating_sub(end) > FAR;
+        let behind = Some(history.end).filter(|there| (begins && end < *there) || (others && far));
+        let acknowledges = word.is_some_and(|w| w.counts) && behind.is_none();
         // Everything that it has received before is applied.
         this.receive_as(session, acknowledges).await?;
         feed.set_acknowledges(acknowledges);

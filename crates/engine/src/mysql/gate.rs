@@ -148,6 +148,11 @@ impl Gate {
         self.state().inside.values().any(|i| i.acknowledges && i.thread.is_some())
     }
 
+    /// The same, of others than this one.
+    pub(super) fn is_acknowledged_without(&self, node: &NodeName) -> bool {
+        self.state().inside.values().any(|i| i.acknowledges && i.thread.is_some() && i.node != *node)
+    }
+
     /// Has a standby whose acknowledgements count received up to `end`?
     pub(super) fn is_received(&self, end: u64, now: Moment) -> bool {
         let state = self.state();
@@ -242,6 +247,7 @@ mod tests {
         assert!(!gate.is_acknowledged(), "the database has no connection of either");
         gate.connected(&three, 17);
         assert!(gate.is_acknowledged());
+        assert!(gate.is_acknowledged_without(&node("n2")) && !gate.is_acknowledged_without(&node("n3")));
         let (now, later) = (Moment::from_nanos(1_000_000_000), Moment::from_nanos(3_000_000_000));
         gate.heard(&node("n2"), Progress { received: 9, applied: 9, streaming: true }, now);
         assert!(!gate.is_received(9, now), "the database has no connection of n2");

@@ -21,6 +21,7 @@ impl Mysql {
             "select p.id, p.user, timestampdiff(second, t.trx_started, now()), t.trx_rows_modified \
              from information_schema.innodb_trx t join {processes} p on p.id = t.trx_mysql_thread_id \
              where t.trx_rows_modified > 0 and t.trx_started <= now() - interval {LONG_S} second and p.id <> connection_id() \
+             and {NOT_COMMITTING} \
              order by t.trx_started limit 1"
         );
         let row = session.row(ACTION, &transactions).await?;
@@ -28,7 +29,7 @@ impl Mysql {
         // A change of a table's form is in no transaction; a change of rows may have found none yet.
         let statements = format!(
             "select id, user, time, info from {processes} where command = 'Query' and time >= {LONG_S} \
-             and id <> connection_id() and info rlike '{CHANGES}' order by time desc limit 1"
+             and id <> connection_id() and info rlike '{CHANGES}' and {NOT_COMMITTING} and id not in ({BLOCKED}) order by time desc limit 1"
         );
         let row = session.row(ACTION, &statements).await?;
         let runs = row.and_then(|r| Some((column(&r, 0)?, column(&r, 1)?, column(&r, 2)?, column(&r, 3)?)));
@@ -41,6 +42,13 @@ impl Mysql {
 /// What a statement begins with that is no mere reading, after comments.
 const CHANGES: &str = "^[[:space:]]*(/[*].*[*]/[[:space:]]*)*(alter|call|create|delete|drop|execute|grant|insert|load|\
      optimize|rename|repair|replace|revoke|truncate|update)[[:space:]]";
+
+/// A commit that waits for the standbys is the cluster's own affair, and is waited for as any other.
+const NOT_COMMITTING: &str = "coalesce(state, '') not in ('Waiting for semi-sync ACK from slave', \
+     'Waiting for semi-sync ACK from replica', 'waiting for handler commit', 'Commit')";
+
+/// What waits for another's row is not what takes long.
+const BLOCKED: &str = "select trx_mysql_thread_id from information_schema.innodb_trx where trx_state = 'LOCK WAIT'";
 
 fn transaction((id, user, seconds, rows): (u64, String, u64, u64)) -> String {
     format!(

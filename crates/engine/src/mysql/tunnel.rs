@@ -33,6 +33,8 @@ pub(super) struct Hello {
 pub(super) struct Told {
     /// Its acknowledgements count.
     pub(super) counts: bool,
+    /// Somebody else acknowledges: commits do not wait for this one.
+    pub(super) others: bool,
 }
 
 /// Writes one object as a line.
@@ -104,12 +106,15 @@ impl Mysql {
     /// Hears how far a standby is, and tells it whether it counts.
     async fn serve_progress(this: &Arc<Self>, from: &NodeName, stream: BoxStream) -> io::Result<()> {
         let (mut read, mut write) = tokio::io::split(stream);
-        let mut counted = this.gate.counted();
+        let (mut counted, mut moved) = (this.gate.counted(), this.gate.moved());
         let tell = async {
             loop {
+                moved.mark_unchanged();
                 let counts = counted.borrow_and_update().contains(from);
-                say(&mut write, &Told { counts }).await?;
-                if counted.changed().await.is_err() {
+                say(&mut write, &Told { counts, others: this.gate.is_acknowledged_without(from) }).await?;
+                let changed =
+                    tokio::select! { changed = counted.changed() => changed, changed = moved.changed() => changed };
+                if changed.is_err() {
                     return Ok(());
                 }
             }
