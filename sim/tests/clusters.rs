@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use trine_sim::cluster::{Campaign, Cheat, Fault, Lab, Outcome, Plan, Step, Who};
+use trine_sim::cluster::{Campaign, Cheat, Fault, Lab, Outcome, Plan, Product, Step, Who};
 
 /// The first seed of the suite's own campaign, and how many there are. `TRINE_SIM_SEEDS` sets another number.
 const FROM: u64 = 1;
@@ -20,7 +20,7 @@ fn seeds() {
     let seeds = std::env::var("TRINE_SIM_SEEDS").map_or(SEEDS, |n| n.parse().unwrap());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let labs: Vec<Lab> = (0..cores).map(|i| lab(&dir.path().join(i.to_string()))).collect();
-    let campaign = Campaign { from: FROM, seeds, twice: false, keep_going: false };
+    let campaign = Campaign { from: FROM, seeds, product: Product::Postgres, twice: false, keep_going: false };
     let sum = campaign.run(&labs, &AtomicBool::new(false)).unwrap();
     println!("{sum}");
     assert!(sum.failed.is_empty(), "{:?}", sum.failed);
@@ -42,6 +42,7 @@ fn a_seed_gives_one_run() {
 fn plan(seed: u64, steps: &[Step]) -> Plan {
     Plan {
         seed,
+        product: Product::Postgres,
         nodes: 3,
         acks: 1,
         available: false,
