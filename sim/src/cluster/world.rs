@@ -47,6 +47,8 @@ pub(super) struct World {
     pub(super) machines: Vec<Machine>,
     /// From whom to whom nothing gets through.
     pub(super) cut: BTreeSet<(usize, usize)>,
+    /// Between whose agents no stream can be opened, this way. Those that are open go on.
+    pub(super) apart: BTreeSet<(usize, usize)>,
     /// What a packet takes at most, in microseconds.
     pub(super) slowest: u64,
     pub(super) story: Story,
@@ -79,6 +81,7 @@ impl World {
             rng,
             machines,
             cut: BTreeSet::new(),
+            apart: BTreeSet::new(),
             slowest: 1000,
             story,
             violations: Vec::new(),

@@ -20,7 +20,7 @@ fn failed(output: String) -> EngineError {
 fn source(hand: &Handle, upstream: &Upstream) -> Result<(usize, u64), EngineError> {
     hand.with(|w, i| {
         let up = w.index(&upstream.node).ok_or_else(|| failed(format!("{} is unknown", upstream.node)))?;
-        if !w.both_ways(up, i) {
+        if !w.reaches(up, i) {
             return Err(failed(format!("{} can't be reached", upstream.node)));
         }
         let db = &w.machine(up).db;

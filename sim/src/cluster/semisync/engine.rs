@@ -269,7 +269,7 @@ impl Engine for SemiSyncEngine {
             self.hand.takes(1, 5).await;
             self.hand.with(|w, i| {
                 let now = w.now;
-                let reached = w.both_ways(up, i);
+                let reached = w.reaches(up, i);
                 let primary = &w.machine(up).db;
                 let counts = reached && primary.leads() && primary.epoch == epoch && primary.semi.counted.contains(&i);
                 let feed = Feed::new(up, epoch, counts && behind.is_none(), behind.unwrap_or(0), now);
@@ -412,7 +412,7 @@ impl Engine for SemiSyncEngine {
     async fn reach(&self, other: &Upstream) -> io::Result<()> {
         self.hand.takes(1, 5).await;
         // The other agent answers, whatever its database does.
-        while !self.hand.with(|w, i| w.index(&other.node).is_some_and(|k| w.both_ways(i, k))) {
+        while !self.hand.with(|w, i| w.index(&other.node).is_some_and(|k| w.reaches(i, k))) {
             sleep(LOOK).await;
         }
         Ok(())

@@ -83,7 +83,7 @@ impl World {
         let Some(feed) = machine.db.semi.feed.as_mut().filter(|f| now >= f.look) else { return };
         feed.look = now + TELL;
         let (up, epoch, acknowledges, caught_up) = (feed.upstream, feed.epoch, feed.acknowledges, feed.caught_up);
-        let reached = self.both_ways(up, standby);
+        let reached = self.way(up, standby) && self.way(standby, up);
         let primary = &self.machine(up).db;
         if !reached || !primary.leads() || primary.epoch != epoch {
             return;

@@ -44,7 +44,7 @@ impl World {
     fn let_in(&mut self, standby: usize, feed: &Feed) -> Option<Stream> {
         let up = feed.upstream;
         let anybody = self.cheat == Some(Cheat::AnybodyAcknowledges);
-        if !self.both_ways(up, standby) || self.machine(standby).db.habits.hung {
+        if !self.reaches(up, standby) || self.machine(standby).db.habits.hung {
             return None;
         }
         let now = self.now;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use trine_engine::StandbySeen;
 use trine_protocol::{NodeName, SyncSetting};
 
+use super::super::fault::Cheat;
 use super::super::product::Product;
 use super::super::world::{MS, World};
 use super::place;
@@ -19,8 +20,10 @@ impl World {
         self.linked(from, to) && moves(from) && moves(to)
     }
 
-    pub(super) fn both_ways(&self, a: usize, b: usize) -> bool {
-        self.way(a, b) && self.way(b, a)
+    /// Can one of two agents open a stream to the other?
+    pub(super) fn reaches(&self, a: usize, b: usize) -> bool {
+        let free = |from, to| self.way(from, to) && !self.apart.contains(&(from, to));
+        free(a, b) && free(b, a)
     }
 
     /// The standbys that are connected to the database of `i`, and whether each acknowledges.
@@ -46,7 +49,8 @@ impl World {
     /// Is one connected as such whose acknowledgements do not count (any more)?
     pub(super) fn has_former(&self, i: usize) -> bool {
         let counted = self.machines.get(i).map(|m| m.db.semi.counted.clone()).unwrap_or_default();
-        self.inside(i).any(|(k, acknowledges)| acknowledges && !counted.contains(&k))
+        let anybody = self.cheat == Some(Cheat::AnybodyAcknowledges);
+        self.inside(i).any(|(k, acknowledges)| acknowledges && !anybody && !counted.contains(&k))
     }
 
     /// Has a standby whose acknowledgements count received up to the number `end`?

@@ -8,7 +8,7 @@ use super::super::world::{MS, World};
 const UNFLUSHED: usize = 200;
 
 /// How long a transaction takes where applying is slow.
-const SLOW: u64 = 40 * MS;
+const SLOW: u64 = 150 * MS;
 
 impl World {
     /// A standby that runs does what it does in a millisecond.
