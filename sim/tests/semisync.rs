@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{campaign, gives_one_run, noticed, step};
-use trine_sim::cluster::{Cheat, Fault, Product, Step, Who};
+use common::{campaign, gives_one_run, noticed, noticed_of, plan, step};
+use trine_sim::cluster::{Cheat, Fault, Plan, Product, Step, Who};
 
 const BOTH: [Product; 2] = [Product::MariaDb, Product::MySql];
 
@@ -40,16 +40,17 @@ fn commits_that_nobody_acknowledges_are_noticed() {
     noticed_of_both(Cheat::CommitsAlone, &[step(500, 4000, Fault::Pair(0, 1)), step(500, 4000, Fault::Pair(0, 2))]);
 }
 
-/// The third node is not heard of, and leaves the rule; it takes the log all the same, and for a moment is the only one. Then the
-/// first is lost, and the second is enough by the rule.
+/// The last of five nodes is not heard of, and leaves the rule; it takes the log all the same, and for a moment is the only one. Then
+/// the first is lost, and the other three are enough by the rule.
 #[test]
 fn acknowledgements_of_whom_the_rule_does_not_name_are_noticed() {
-    let steps = [
-        step(500, 12_000, Fault::AgentsCut(Who::Node(2))),
-        step(7000, 600, Fault::ReplicationCut(Who::Node(1))),
-        step(7600, 1500, Fault::Wiped(Who::Node(0))),
-    ];
-    noticed_of_both(Cheat::AnybodyAcknowledges, &steps);
+    let mut steps = vec![step(500, 15_000, Fault::AgentsCut(Who::Node(4)))];
+    steps.extend([1, 2, 3].map(|i| step(7000, 600, Fault::ReplicationCut(Who::Node(i)))));
+    steps.push(step(7600, 7000, Fault::PowerOff(Who::Node(0))));
+    for product in BOTH {
+        let five = Plan { nodes: 5, priorities: vec![100; 5], clocks: vec![(0, 0); 5], ..plan(0, product, &steps) };
+        noticed_of(&five, Cheat::AnybodyAcknowledges);
+    }
 }
 
 /// The standbys are back first, and one of them leads. What they have applied they have on disk: so they lag.

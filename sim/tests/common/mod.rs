@@ -67,17 +67,23 @@ pub(crate) fn outcome(seed: u64, product: Product, steps: &[Step]) -> Outcome {
     lab(dir.path(), false).run(&plan(seed, product, steps)).unwrap()
 }
 
-/// Runs a plan with a database that cheats, seed after seed, until that is noticed; and without the cheat, which must be
+/// Runs three nodes with a database that cheats, seed after seed, until that is noticed; and without the cheat, which must be
 /// well.
 pub(crate) fn noticed(product: Product, cheat: Cheat, steps: &[Step]) {
+    noticed_of(&plan(0, product, steps), cheat);
+}
+
+/// The same with any plan. Where `TRINE_SIM_STORY` is set, the story of the seed is told.
+pub(crate) fn noticed_of(plan: &Plan, cheat: Cheat) {
     let dir = tempfile::tempdir().unwrap();
     let lab = lab(dir.path(), false);
-    let run = |seed, cheat| -> Outcome { lab.run(&Plan { sync: 60, cheat, ..plan(seed, product, steps) }).unwrap() };
+    let run = |seed, cheat| -> Outcome { lab.run(&Plan { seed, sync: 60, cheat, ..plan.clone() }).unwrap() };
+    let product = plan.product;
+    let found = (1..=ENOUGH).map(|seed| (seed, run(seed, Some(cheat)))).find(|(_, o)| !o.failures.is_empty());
+    let Some((seed, outcome)) = found else { panic!("nothing notices {cheat:?} of {product}") };
     if std::env::var_os("TRINE_SIM_STORY").is_some() {
-        println!("{}", run(1, Some(cheat)).story);
+        println!("{}", outcome.story);
     }
-    let found = (1..=ENOUGH).map(|seed| (seed, run(seed, Some(cheat)).failures)).find(|(_, f)| !f.is_empty());
-    let Some((seed, failures)) = found else { panic!("nothing notices {cheat:?} of {product}") };
-    println!("{cheat:?} of {product}: noticed with seed {seed}: {}", failures.join("; "));
+    println!("{cheat:?} of {product}: noticed with seed {seed}: {}", outcome.failures.join("; "));
     assert_eq!(run(seed, None).failures, Vec::<String>::new());
 }

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tokio::time::sleep;
 use trine_engine::{
     Adopted, CopyId, Engine, EngineError, Followed, History, Inspection, Process, Progress, Role, Upstream,
 };
@@ -16,23 +15,15 @@ use trine_protocol::{Epoch, Moment, NodeName, Position, SyncSetting};
 
 use super::super::fault::Cheat;
 use super::super::handle::{Handle, LOOK};
-use super::super::product::Product;
 use super::super::world::{MS, Shared, World};
 use super::commits::{Barrier, Stage};
-use super::feed::Feed;
 use super::look::looked;
 use super::{copy, place};
-
-/// How long the first bytes are waited for before the agent hears [`Followed::NotYet`], in looks.
-const FIRST: u32 = 300;
-
-/// How long commits under way may hold up a stop, as the database's `lock_wait_timeout`.
-const CLOSE: u64 = 2000 * MS;
 
 /// One node's database.
 #[derive(Clone)]
 pub(in crate::cluster) struct SemiSyncEngine {
-    hand: Handle,
+    pub(super) hand: Handle,
 }
 
 impl fmt::Debug for SemiSyncEngine {
@@ -47,7 +38,7 @@ impl SemiSyncEngine {
     }
 
     /// Everything received is applied; nothing may be coming in. How far that is.
-    async fn apply_all(&self, life: u64) -> Result<u64, EngineError> {
+    pub(super) async fn apply_all(&self, life: u64) -> Result<u64, EngineError> {
         let all = |w: &mut World, i: usize| {
             let product = w.product;
             let db = &w.machine(i).db;
@@ -58,7 +49,7 @@ impl SemiSyncEngine {
     }
 
     /// Nothing comes in any more.
-    fn cut(&self) {
+    pub(super) fn cut(&self) {
         self.hand.with(|w, i| {
             if !(w.cheat == Some(Cheat::StreamsOn) && i + 1 == w.machines.len()) {
                 w.machine(i).db.semi.feed = None;
@@ -67,41 +58,10 @@ impl SemiSyncEngine {
     }
 
     /// The log is all that was here before the start, or as much of it as a primary with this history has.
-    async fn complete_log(&self, life: u64, behind: Option<&History>) -> Result<(), EngineError> {
+    pub(super) async fn complete_log(&self, life: u64, behind: Option<&History>) -> Result<(), EngineError> {
         self.hand.wait(life, |w, i| (!w.machine(i).db.habits.hung).then_some(())).await?;
         self.hand.with(|w, i| w.complete(i, behind));
         Ok(())
-    }
-
-    /// Where commits are taken no longer, those under way are acknowledged first.
-    async fn take_no_more_writes(&self, life: u64) -> Result<(), EngineError> {
-        let began = self.hand.with(|w, i| {
-            w.machine(i).db.stopping = true;
-            w.now
-        });
-        let over = |w: &mut World, i: usize| {
-            let (now, db) = (w.now, &w.machine(i).db);
-            let done = db.semi.pending.is_empty() && db.visible() == db.log.len();
-            (done && !db.habits.hung).then_some(true).or((now > began + CLOSE).then_some(false))
-        };
-        if self.hand.wait(life, over).await? {
-            return Ok(());
-        }
-        self.hand.with(|w, i| w.machine(i).db.stopping = false);
-        Err(EngineError::StopFailed("its commits wait".to_owned()))
-    }
-
-    /// Ends it cleanly: there is nothing in its log that is not committed.
-    fn end(&self, life: u64) {
-        self.hand.with(|w, i| {
-            let db = &mut w.machine(i).db;
-            if db.life == life {
-                db.flushed = db.log.len();
-                db.kill();
-                db.semi.led = false;
-                w.tell(format!("the database of {} stops", w.name(i)));
-            }
-        });
     }
 
     async fn apply_sync(&self, life: u64, setting: &SyncSetting) -> Result<(), EngineError> {
@@ -242,53 +202,7 @@ impl Engine for SemiSyncEngine {
     }
 
     async fn follow(&self, upstream: &Upstream, history: &History) -> Result<Followed, EngineError> {
-        self.hand.takes(0, 10).await;
-        let life = self.hand.running_as(Role::Standby, "follow")?;
-        let up = self.hand.with(|w, _| w.index(&upstream.node)).ok_or(EngineError::NotRunning)?;
-        let epoch = history.epoch.0;
-        if self.hand.with(|w, i| w.machine(i).db.semi.upstream()) != Some((up, epoch)) {
-            self.complete_log(life, Some(history)).await?;
-            self.hand.with(|w, i| w.machine(i).db.semi.feed = None);
-            let end = self.apply_all(life).await?;
-            let own = self.hand.with(|w, i| {
-                let product = w.product;
-                let db = &w.machine(i).db;
-                place::descent(product, &db.log, db.id, u64::MAX)
-            });
-            if own.identity != history.identity {
-                let (found, expected) = (own.identity, history.identity);
-                return Err(EngineError::OtherCluster { what: "data".to_owned(), found, expected });
-            }
-            let unnoticed = self.hand.with(|w, _| w.cheat == Some(Cheat::TailUnnoticed));
-            if let Some(why) = place::parts_from(&own, history).filter(|_| !unnoticed) {
-                return Ok(Followed::Diverged(why));
-            }
-            // One that lags takes what is there already without acknowledging it: not where commits may wait.
-            let begins = history.forks.last().is_some_and(|fork| fork.end == history.end);
-            let behind = Some(history.end).filter(|there| begins && end < *there);
-            self.hand.takes(1, 5).await;
-            self.hand.with(|w, i| {
-                let now = w.now;
-                let reached = w.reaches(up, i);
-                let primary = &w.machine(up).db;
-                let counts = reached && primary.leads() && primary.epoch == epoch && primary.semi.counted.contains(&i);
-                let feed = Feed::new(up, epoch, counts && behind.is_none(), behind.unwrap_or(0), now);
-                let db = &mut w.machine(i).db;
-                if db.life == life {
-                    db.semi.feed = Some(feed);
-                }
-            });
-        }
-        for _ in 0..FIRST {
-            if self.hand.with(|w, i| w.machine(i).db.semi.streams()) {
-                return Ok(Followed::Streaming);
-            }
-            if self.hand.with(|w, i| w.machine(i).db.life != life) {
-                return Err(EngineError::NotRunning);
-            }
-            sleep(LOOK).await;
-        }
-        Ok(Followed::NotYet)
+        self.follow_behind(upstream, history).await
     }
 
     async fn rejoin(&self, _: &Upstream, _: &History, _: &watch::Sender<Progress>) -> Result<(), EngineError> {
@@ -364,33 +278,11 @@ impl Engine for SemiSyncEngine {
     }
 
     async fn stop(&self) -> Result<(), EngineError> {
-        self.hand.works(1, 20).await;
-        let (runs, leads, life) = self.hand.with(|w, i| {
-            let db = &w.machine(i).db;
-            (db.runs(), db.leads(), db.life)
-        });
-        if !runs {
-            return Ok(());
-        }
-        if leads {
-            self.take_no_more_writes(life).await?;
-        } else {
-            self.hand.with(|w, i| w.machine(i).db.semi.feed = None);
-        }
-        self.hand.works(1, 50).await;
-        self.end(life);
-        Ok(())
+        self.end_cleanly().await
     }
 
     async fn hand_over(&self) -> Result<(), EngineError> {
-        let (leads, life, product) = self.hand.with(|w, i| (w.machine(i).db.leads(), w.machine(i).db.life, w.product));
-        if !leads || product == Product::MariaDb {
-            return self.stop().await;
-        }
-        self.take_no_more_writes(life).await?;
-        // Its clean end takes over a second. Every commit of its log has been acknowledged.
-        self.hand.kill();
-        Ok(())
+        self.give_way().await
     }
 
     fn kill(&self) {
@@ -413,7 +305,7 @@ impl Engine for SemiSyncEngine {
         self.hand.takes(1, 5).await;
         // The other agent answers, whatever its database does.
         while !self.hand.with(|w, i| w.index(&other.node).is_some_and(|k| w.reaches(i, k))) {
-            sleep(LOOK).await;
+            tokio::time::sleep(LOOK).await;
         }
         Ok(())
     }

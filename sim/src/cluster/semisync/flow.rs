@@ -96,7 +96,10 @@ impl World {
                 link.down.push_back((arrives, from, entries));
             }
         }
-        self.receive(standby, &mut link)?;
+        // What is on its way waits in an agent that stands still.
+        if down_ok {
+            self.receive(standby, &mut link)?;
+        }
         let unsynced = self.cheat == Some(Cheat::ConfirmsUnsynced);
         let own = &self.machine(standby).db;
         let has = if unsynced { link.received } else { link.received.min(own.flushed) };
@@ -105,7 +108,7 @@ impl World {
             let arrives = now + self.latency();
             link.up.push_back((arrives, has));
         }
-        while link.up.front().is_some_and(|(at, _)| *at <= now) {
+        while up_ok && link.up.front().is_some_and(|(at, _)| *at <= now) {
             let Some((_, upto)) = link.up.pop_front() else { break };
             let primary = &mut self.machine(up).db;
             if primary.life == link.life && counts {

@@ -4,12 +4,11 @@
 //! |---|---|
 //! | `state.rs` | what such a database has besides a log |
 //! | `place.rs` | how a log's end is numbered, and which epochs it is made of |
-//! | `engine.rs`, `copy.rs` | the database as the agent drives it; a new copy |
+//! | `engine.rs`, `follow.rs`, `copy.rs`, `stop.rs` | the database as the agent drives it |
 //! | `commits.rs` | a primary's commits: written, flushed, waiting, released; the open barrier and the nudge |
 //! | `gate.rs` | whose acknowledgements count, and who is there to give any |
 //! | `feed.rs`, `flow.rs` | a standby's receiver as its agent keeps it; the log on its way |
-//! | `standby.rs` | received and applied are two things |
-//! | `restart.rs` | what a start makes of the end of a lost primary's log |
+//! | `standby.rs` | received and applied are two things; what a start makes of the end of a lost primary's log |
 //! | `look.rs` | what an inspection sees, and which databases it ends |
 //!
 //! What differs from PostgreSQL: a commit waits after it is in the binary log and before it shows. One acknowledgement of a
@@ -23,12 +22,13 @@ mod copy;
 mod engine;
 mod feed;
 mod flow;
+mod follow;
 mod gate;
 mod look;
 mod place;
-mod restart;
 mod standby;
 mod state;
+mod stop;
 
 pub(super) use engine::SemiSyncEngine;
 pub(super) use place::epoch_of_log;
