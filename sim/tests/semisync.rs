@@ -9,7 +9,7 @@ use trine_sim::cluster::{Cheat, Fault, Plan, Product, Step, Who};
 const BOTH: [Product; 2] = [Product::MariaDb, Product::MySql];
 
 /// How many seeds of each.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 300;
 
 fn noticed_of_both(cheat: Cheat, steps: &[Step]) {
     for product in BOTH {
