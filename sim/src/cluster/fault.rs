@@ -100,7 +100,7 @@ pub enum Cheat {
     ConfirmsUnsynced,
     /// The last node, as a sealed standby, goes on taking the log.
     StreamsOn,
-    /// The acknowledgement of any standby counts, whomever the rule names. (This and the next are of MariaDB and MySQL.)
+    /// The acknowledgement of any standby counts, whomever the rule names. (This and those below are of MariaDB and MySQL.)
     AnybodyAcknowledges,
     /// The open barrier is written though nobody is there to acknowledge it.
     BarrierAtOnce,
