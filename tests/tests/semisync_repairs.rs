@@ -119,6 +119,15 @@ fn rows_and_then_a_table_that_nobody_acknowledged_are_taken_back(database: Datab
     });
 }
 
+/// A superuser makes a table on a standby.
+fn write_to(s: &Scenario, standby: &str) -> Result<()> {
+    let local = Local::of(&s.cluster, standby)?;
+    if s.cluster.runs() == Database::Mysql {
+        local.rows("set global super_read_only = OFF")?;
+    }
+    local.rows("create table app.errant (id int primary key)").map(drop)
+}
+
 /// A superuser writes to a standby: it acknowledges nothing more, gives nobody to read, and gets its data anew.
 fn who_writes_to_a_standby_costs_it_its_copy(database: Database) {
     on(database, "errant", Options::local(), |s| {
@@ -127,11 +136,7 @@ fn who_writes_to_a_standby_costs_it_its_copy(database: Database) {
         let status = s.cluster.wait_healthy()?;
         let standby = status.standbys()[0].clone();
         let had = rebuilt(s, &standby)?;
-        let local = Local::of(&s.cluster, &standby)?;
-        if database == Database::Mysql {
-            local.rows("set global super_read_only = OFF")?;
-        }
-        local.rows("create table app.errant (id int primary key)")?;
+        write_to(s, &standby)?;
         wait_until("the standby to be made anew", Duration::from_secs(60), || Ok(rebuilt(s, &standby)? > had))?;
         let now = s.cluster.wait_healthy()?;
         ensure!(now.epoch == status.epoch, "a standby's fault ended epoch {}", status.epoch);
@@ -275,11 +280,7 @@ fn both_standbys_that_need_a_copy_while_commits_wait(database: Database) {
         writer.wait_acked(50)?;
         let status = s.cluster.wait_healthy()?;
         for standby in status.standbys() {
-            let local = Local::of(&s.cluster, &standby)?;
-            if database == Database::Mysql {
-                local.rows("set global super_read_only = OFF")?;
-            }
-            local.rows("create table app.errant (id int primary key)")?;
+            write_to(s, &standby)?;
         }
         for standby in status.standbys() {
             wait_until("the standby to be made anew", Duration::from_secs(90), || Ok(rebuilt(s, &standby)? > 1))?;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use trine_tests::process::Process;
 use trine_tests::volume::pushes::Pushing;
 use trine_tests::volume::{OnVolume, on_redis};
-use trine_tests::{Options, Status, cluster, process, scenario};
+use trine_tests::{Options, Status, cluster, process, scenario, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -66,10 +66,12 @@ fn agent_frozen_longer_than_its_lease() {
     on_redis("v-frozen", Options::local(), |s| {
         let clients = s.clients()?;
         let (primary, epoch) = s.primary()?;
-        let agent = s.cluster.agent(&primary)?;
+        let (agent, database) = (s.cluster.agent(&primary)?, s.cluster.database(&primary)?);
         s.cluster.signal(agent, Signal::STOP)?;
         let status = s.cluster.wait_new_primary(epoch)?;
         ensure!(status.primary.as_deref() != Some(&primary), "a frozen agent leads");
+        // Though it most likely was in a call that the frozen agent had to answer.
+        wait_until("the end of its database", SOON, || Ok(!Process::alive(database)))?;
         clients.wait_acked(100)?;
         s.cluster.signal(agent, Signal::CONT)?;
         let status = s.cluster.wait_healthy()?;

@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::EngineError;
 use crate::account::Account;
 use crate::files::{remove_tree, sync_dir};
+use crate::{DataCopy, EngineError};
 
 /// A directory that is being taken over, where it is meanwhile.
 #[derive(Debug)]
@@ -21,11 +21,21 @@ pub(crate) struct Adoption {
 }
 
 impl Adoption {
-    /// Goes on with a directory that was moved to `place` by an attempt that was cut off.
+    /// Goes on with a directory that was moved to `place` by an attempt that was cut off. `there` is the node's copy, in `data`.
     ///
     /// # Errors
-    /// There is another one at `from`: nobody can tell which is meant.
-    pub(crate) fn resume(from: &Path, place: &Path) -> Result<Option<Self>, EngineError> {
+    /// The node has data already; there is another directory at `from`: nobody can tell which is meant.
+    pub(crate) fn resume(
+        from: &Path,
+        place: &Path,
+        (there, data): (&DataCopy, &Path),
+    ) -> Result<Option<Self>, EngineError> {
+        if *there != DataCopy::Missing {
+            return Err(EngineError::AdoptRefused {
+                path: from.to_owned(),
+                why: format!("this node has data already, in {}: adopt on a node that has none", data.display()),
+            });
+        }
         if !place.exists() {
             return Ok(None);
         }
@@ -147,12 +157,15 @@ mod tests {
     #[test]
     fn an_attempt_that_was_cut_off_goes_on_with_the_same_directory_only() {
         let (dir, from, place) = folder();
-        assert!(Adoption::resume(&from, &place).unwrap().is_none());
+        let resume = |there| Adoption::resume(&from, &place, (&there, dir.path()));
+        let taken = resume(DataCopy::Complete).unwrap_err().to_string();
+        assert!(taken.contains("has data already"), "{taken}");
+        assert!(resume(DataCopy::Missing).unwrap().is_none());
         let _cut_off = Adoption::begin(&me(), &from, &place, &dir.path().join("data.new")).unwrap();
-        let again = Adoption::resume(&from, &place).unwrap().unwrap();
+        let again = resume(DataCopy::Missing).unwrap().unwrap();
         assert!(again.at == place && again.moved);
         fs::create_dir(&from).unwrap();
-        let refused = Adoption::resume(&from, &place).unwrap_err().to_string();
+        let refused = resume(DataCopy::Missing).unwrap_err().to_string();
         assert!(refused.contains("data.adopt"), "{refused}");
         assert!(place.join("sub/file").exists(), "the only copy was touched");
         again.complete(&dir.path().join("data")).unwrap();

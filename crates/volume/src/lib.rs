@@ -31,7 +31,7 @@ pub use entry::Mark;
 pub use error::VolumeError;
 pub use lineage::Lineage;
 pub use medium::{Disk, Folder, Medium, Part};
-pub use mount::{Mount, MountError, MountOptions, clean_stale};
+pub use mount::{Mount, MountError, MountOptions, abort_at, clean_stale};
 pub use op::{Growth, Ino, Kind, Name, Op, Region, Renaming, Stamp};
 #[doc(hidden)]
 pub use sizes::Sizes;

@@ -37,7 +37,7 @@ use fuser::{Config, Session, SessionACL};
 use tokio::sync::watch;
 
 pub use error::MountError;
-pub use table::clean_stale;
+pub use table::{abort_at, clean_stale};
 
 use crate::Store;
 
@@ -166,7 +166,7 @@ impl Mount {
     /// It could not be ended: [`MountError::Stuck`].
     pub fn abort(&self) -> Result<(), MountError> {
         // Reaches it wherever it is mounted, but is not everywhere.
-        let connection = fs::write(format!("/sys/fs/fuse/connections/{}/abort", self.minor), "1");
+        let connection = table::end_connection(self.minor);
         let detached = if self.is_there() { device::detach(&self.at) } else { Ok(()) };
         if self.wait() {
             return Ok(());

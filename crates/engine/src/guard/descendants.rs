@@ -24,6 +24,12 @@ pub(super) fn end_all(first: Pid) -> Option<WaitStatus> {
     }
 }
 
+/// Sends SIGKILL to all of them, without waiting.
+pub(super) fn kill_all(first: Pid) {
+    let _ = kill_process(first, Signal::KILL);
+    kill_below(std::process::id());
+}
+
 fn kill_below(parent: u32) {
     for child in children(parent) {
         kill_below(child);

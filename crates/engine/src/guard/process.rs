@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -21,7 +22,7 @@ use rustix::time::{
 };
 
 use super::cage::Keeper;
-use super::descendants::{end_all, pid};
+use super::descendants::{end_all, kill_all, pid};
 use super::wire::{Ending, FromGuard, Order, ToGuard};
 
 /// How many lines are kept to be said later.
@@ -77,6 +78,7 @@ struct Guard {
     listener: UnixListener,
     agents: Vec<Agent>,
     database: Pid,
+    data: PathBuf,
     /// Readable once the database's first process has ended.
     database_fd: OwnedFd,
     /// Readable once the deadline is past; on a clock that goes on in suspend.
@@ -118,6 +120,7 @@ impl Guard {
             listener,
             agents: Vec::new(),
             database,
+            data: order.data.clone(),
             database_fd,
             alarm,
             cage: order.cage.clone().map(Keeper::new),
@@ -143,6 +146,9 @@ impl Guard {
                 if let Some(cage) = &self.cage {
                     cage.kill();
                 }
+                if late {
+                    self.abandon_volume();
+                }
                 let status = end_all(self.database).or(status);
                 self.end_container();
                 let deadline = late && !self.kill && !ended;
@@ -162,6 +168,15 @@ impl Guard {
     fn find_container(&mut self) {
         if let Some(cage) = self.cage.as_ref().filter(|_| !self.found) {
             self.found = !cage.left().is_empty();
+        }
+    }
+
+    /// A call in a volume returns to nobody, killed or not, before it is answered; and the agent, which serves the volume,
+    /// has not been heard of. Of what is lost by that nothing was acknowledged.
+    fn abandon_volume(&mut self) {
+        kill_all(self.database);
+        if let Err(e) = trine_volume::abort_at(&self.data) {
+            self.note(format!("can't end the volume {}: {e}", self.data.display()));
         }
     }
 

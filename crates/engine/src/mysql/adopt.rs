@@ -14,7 +14,7 @@ use super::session::{Session, column, literal};
 use super::state::Mysql;
 use crate::adoption::{Adoption, check_owner};
 use crate::files::sync_all;
-use crate::{Adopted, DataCopy, EngineError};
+use crate::{Adopted, EngineError};
 
 /// What one of the databases' data directories has.
 #[derive(Debug)]
@@ -43,13 +43,7 @@ impl Mysql {
     pub(super) async fn adopt(&self, from: &Path) -> Result<Adopted, EngineError> {
         let _turn = self.turn.lock().await;
         let refuse = |why: String| EngineError::AdoptRefused { path: from.to_owned(), why };
-        if self.copy() != DataCopy::Missing {
-            return Err(refuse(format!(
-                "this node has data already, in {}: adopt on a node that has none",
-                self.paths.data.display()
-            )));
-        }
-        let adoption = match Adoption::resume(from, &self.paths.adopting)? {
+        let adoption = match Adoption::resume(from, &self.paths.adopting, (&self.copy(), &self.paths.data))? {
             Some(cut_off) => {
                 self.nothing_works_in(&cut_off.at).await?;
                 cut_off
@@ -99,14 +93,7 @@ impl Mysql {
 
     async fn finish_adoption(&self, from: &Path, adoption: &Adoption) -> Result<Vec<String>, EngineError> {
         let data = &adoption.at;
-        // The data may need settings of the user's to be read at all.
-        let own: Vec<String> = self.config.parameters.iter().map(|(k, v)| format!("--{k}={v}")).collect();
-        let with = |more: &[&'static str]| {
-            let all: Vec<&str> = own.iter().map(String::as_str).chain(more.iter().copied()).collect();
-            all.iter().map(|&s| s.to_owned()).collect::<Vec<String>>()
-        };
-        let look = with(&["--skip-grant-tables", "--innodb-read-only", "--event-scheduler=OFF"]);
-        let look: Vec<&str> = look.iter().map(String::as_str).collect();
+        let look = self.adopting_arguments(&["--innodb-read-only"]);
         let seen = self.in_private(data, &look, async |session| self.look_over(session, data).await).await;
         let refuse = |why: String| EngineError::AdoptRefused { path: from.to_owned(), why };
         let seen = match seen {
@@ -120,8 +107,7 @@ impl Mysql {
             seen => seen?.map_err(refuse)?,
         };
         let logs = Aside::take(data, &self.paths.dir.join("kept/adopted"))?;
-        let set_up = with(&["--skip-grant-tables", "--event-scheduler=OFF"]);
-        let set_up: Vec<&str> = set_up.iter().map(String::as_str).collect();
+        let set_up = self.adopting_arguments(&[]);
         let done = self.in_private(data, &set_up, async |session| self.take_over_users(session, &seen).await).await;
         let done = match done {
             Ok(()) => self.complete_adoption(adoption).await,
@@ -132,6 +118,13 @@ impl Mysql {
             return Err(e);
         }
         Ok(seen.notes(&logs))
+    }
+
+    /// The data may need settings of the user's to be read at all.
+    fn adopting_arguments(&self, more: &[&str]) -> Vec<String> {
+        let own = self.config.parameters.iter().map(|(k, v)| format!("--{k}={v}"));
+        let all = ["--skip-grant-tables", "--event-scheduler=OFF"].iter().chain(more);
+        own.chain(all.map(|&s| s.to_owned())).collect()
     }
 
     /// What only its database can say. The inner error: why it can't be taken.

@@ -35,7 +35,7 @@ impl Mysql {
         }
         let mut statements = self.first_statements(&["%"]);
         statements.extend(self.words().tidy.iter().map(|&s| s.to_owned()));
-        self.in_private(data, &[], async |session| {
+        self.in_private(data, &[""; 0], async |session| {
             for statement in &statements {
                 session.run("set up the first copy", statement).await?;
             }

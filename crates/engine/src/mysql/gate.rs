@@ -31,8 +31,8 @@ pub(super) struct Gate {
     state: Mutex<State>,
     /// Whose acknowledgements count. Standbys are told.
     counted: watch::Sender<BTreeSet<NodeName>>,
-    /// Counts up when somebody has left.
-    left: watch::Sender<u64>,
+    /// Counts up when somebody has come to the database, or left.
+    moved: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -104,18 +104,19 @@ impl Gate {
         if let Some(inside) = self.state().inside.get_mut(&ticket.number) {
             inside.thread = Some(thread);
         }
+        self.moved.send_modify(|n| *n += 1);
     }
 
     /// A standby has left.
     pub(super) fn leave(&self, ticket: &Ticket) {
         self.state().inside.remove(&ticket.number);
-        self.left.send_modify(|n| *n += 1);
+        self.moved.send_modify(|n| *n += 1);
     }
 
     /// From now on the acknowledgements of these count, and nobody else's. Returns once the others have left, with the
     /// database's numbers of their connections.
     pub(super) async fn count(&self, counted: BTreeSet<NodeName>) -> Vec<u64> {
-        let mut left = self.left.subscribe();
+        let mut moved = self.moved.subscribe();
         let (going, threads): (BTreeSet<u64>, Vec<u64>) = {
             let state = self.state();
             let going = state.inside.iter().filter(|(_, i)| i.acknowledges && !counted.contains(&i.node));
@@ -128,13 +129,18 @@ impl Gate {
             (going.iter().map(|(n, _)| **n).collect(), going.iter().filter_map(|(_, i)| i.thread).collect())
         };
         let gone = |state: &State| going.iter().all(|n| !state.inside.contains_key(n));
-        let _ = left.wait_for(|_| gone(&self.state())).await;
+        let _ = moved.wait_for(|_| gone(&self.state())).await;
         threads
     }
 
     /// Whose acknowledgements count, as it changes.
     pub(super) fn counted(&self) -> watch::Receiver<BTreeSet<NodeName>> {
         self.counted.subscribe()
+    }
+
+    /// Changes when somebody has come to the database, or left.
+    pub(super) fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// Is there a standby, connected to the database, whose acknowledgements count?

@@ -33,7 +33,8 @@ impl Mysql {
         let row = session.row(ACTION, &statements).await?;
         let runs = row.and_then(|r| Some((column(&r, 0)?, column(&r, 1)?, column(&r, 2)?, column(&r, 3)?)));
         self.give_back(session);
-        Ok(open.map(transaction).or_else(|| runs.map(statement)))
+        // A statement first: MySQL has a transaction of its own around a change of a table's form, which says less.
+        Ok(runs.map(statement).or_else(|| open.map(transaction)))
     }
 }
 

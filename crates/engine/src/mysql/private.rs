@@ -1,5 +1,6 @@
 //! Runs of the database that nobody else can reach: to make a copy, and to look at one.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -25,7 +26,7 @@ impl Mysql {
     pub(super) async fn in_private<T>(
         &self,
         data: &Path,
-        more: &[&str],
+        more: &[impl AsRef<OsStr>],
         work: impl AsyncFnOnce(&mut Session) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
         let mut server = self.private_run(data, more)?;
@@ -48,7 +49,7 @@ impl Mysql {
     }
 
     /// A run on a folder that nobody else can reach.
-    pub(super) fn private_run(&self, data: &Path, more: &[&str]) -> Result<Child, EngineError> {
+    pub(super) fn private_run(&self, data: &Path, more: &[impl AsRef<OsStr>]) -> Result<Child, EngineError> {
         let path = self.paths.sockets.join("private.log");
         let log = fs::File::create(&path).map_err(EngineError::io("write", path))?;
         let program = self.binaries.server();

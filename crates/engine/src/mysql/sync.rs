@@ -159,11 +159,13 @@ impl Mysql {
     /// A commit that waits keeps the data from being copied: with one begun before, a cluster whose other nodes all need new
     /// copies would be closed for good.
     async fn wait_for_somebody(&self, epoch: Epoch) -> Result<(), EngineError> {
+        let mut moved = self.gate.moved();
         while self.running().sync != Some(SyncSetting::Alone) && !self.gate.is_acknowledged() {
             if self.must_be_primary("pass a barrier")? != epoch {
                 return Err(EngineError::BarrierFailed { epoch, why: "it is the primary of another epoch".into() });
             }
-            sleep(LOOK).await;
+            // The rule and the database's end show by themselves.
+            let _ = timeout(LOOK_STUCK, moved.changed()).await;
         }
         Ok(())
     }

@@ -10,19 +10,12 @@ use super::control::Control;
 use super::paths::remove_tree;
 use super::setup::Private;
 use crate::adoption::{Adoption, check_owner};
-use crate::{Adopted, DataCopy, EngineError};
+use crate::{Adopted, EngineError};
 
 impl Postgres {
     pub(super) async fn adopt(&self, from: &Path) -> Result<Adopted, EngineError> {
         let _turn = self.turn.lock().await;
-        let refuse = |why: String| EngineError::AdoptRefused { path: from.to_owned(), why };
-        if self.copy() != DataCopy::Missing {
-            return Err(refuse(format!(
-                "this node has data already, in {}: adopt on a node that has none",
-                self.paths.data.display()
-            )));
-        }
-        let adoption = match Adoption::resume(from, &self.paths.adopting)? {
+        let adoption = match Adoption::resume(from, &self.paths.adopting, (&self.copy(), &self.paths.data))? {
             Some(cut_off) => cut_off,
             None => {
                 self.check_adoptable(from).await?;

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -60,6 +61,17 @@ pub(super) fn unmount(at: &Path) -> Result<(), MountError> {
             }
         }
         Err(error) => Err(stuck(error.into())),
+    }
+}
+
+/// Ends all calls in it, and leaves it where it is.
+pub(super) fn end(at: &Path) -> io::Result<()> {
+    // In use by this descriptor, it can't be unmounted; the kernel ends it before it looks at that. To be opened so, it is
+    // asked nothing.
+    let _used = rustix::fs::open(at, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    match rustix::mount::unmount(at, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

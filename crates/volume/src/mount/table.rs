@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -28,13 +29,37 @@ pub(super) fn top(at: &Path) -> Option<Row> {
     table.split(|b| *b == b'\n').filter_map(row).rfind(|row| row.at == at)
 }
 
+/// Ends the volume that is mounted there in another process's name: calls that hang in it fail. For when that process is
+/// stopped, and those who wait for it have to end all the same. Never waits for the mount itself, which stays where it is,
+/// dead. False: there is none.
+///
+/// # Errors
+/// It can't be ended.
+pub fn abort_at(at: &Path) -> io::Result<bool> {
+    let Some(row) = beside(at).and_then(|real| top(&real)).filter(|row| row.kind == "fuse.trine") else {
+        return Ok(false);
+    };
+    end_connection(row.minor).or_else(|_| device::end(&row.at))?;
+    Ok(true)
+}
+
+/// Ends a mount wherever it is mounted. Not every machine has the file for it.
+pub(super) fn end_connection(minor: u32) -> io::Result<()> {
+    fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
+}
+
+/// A mount point's path without links, found without a look at what is mounted there: that may be dead, or hang.
+fn beside(at: &Path) -> Option<PathBuf> {
+    Some(fs::canonicalize(at.parent()?).ok()?.join(at.file_name()?))
+}
+
 /// Detaches what a dead process left mounted there ("Transport endpoint is not connected"). What is alive stays.
 ///
 /// # Errors
 /// It can't be detached.
 pub fn clean_stale(at: &Path) -> Result<(), MountError> {
     // What is dead can't be asked where it is, but the directory around it can.
-    let real = fs::canonicalize(at).ok().or_else(|| Some(fs::canonicalize(at.parent()?).ok()?.join(at.file_name()?)));
+    let real = fs::canonicalize(at).ok().or_else(|| beside(at));
     let Some(real) = real else { return Ok(()) };
     while let Some(row) = top(&real) {
         if !row.kind.starts_with("fuse") || !is_dead(&real) {
