@@ -2,7 +2,8 @@
 # make test    everything that is tested
 # make bench   everything that is measured, kept in bench/results/
 # make torture random faults on a real cluster under load (ENGINE=postgres SEED=1 FAULTS=100; RECORD=1 keeps the result)
-# make sim     simulated clusters of real agents (SEEDS=n, FROM=n, or SEED=n for the story of one)
+# make sim     simulated clusters of real agents (SEEDS=n, FROM=n, or SEED=n for the story of one; DATABASE=postgres, mariadb or
+#              mysql)
 # make model   all that can happen to a small cluster (DEEP=1: more of it, for hours)
 
 ENGINE ?= postgres
@@ -41,5 +42,5 @@ model:
 	cargo run --release -p trine-sim --bin trine-model -- $(if $(DEEP),--deep)
 
 sim:
-	cargo run --release -p trine-sim --bin trine-sim -- \
+	cargo run --release -p trine-sim --bin trine-sim -- $(if $(DATABASE),--database $(DATABASE)) \
 		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --from $(or $(FROM),1))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::Parser;
-use trine_sim::cluster::{Campaign, Lab, Plan, serve_one};
+use trine_sim::cluster::{Campaign, Lab, Plan, Product, serve_one};
 
 /// Runs clusters of real agents over a simulated network, disks and databases. Each seed is one cluster, what goes wrong with
 /// it, and what its clients see; the same seed is the same run, bit for bit.
@@ -19,6 +19,9 @@ struct Args {
     /// The first seed
     #[arg(long, default_value_t = 1)]
     from: u64,
+    /// Whose habits the databases have
+    #[arg(long, value_enum, default_value_t = Product::Postgres)]
+    database: Product,
     /// Only this seed, and its story
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
@@ -69,14 +72,15 @@ fn make(args: &Args) -> io::Result<bool> {
     let dir = tempfile::tempdir()?;
     let program = std::env::current_exe()?;
     if let Some(seed) = args.seed {
-        let plan = Plan::of(seed);
+        let plan = Plan::of(seed).with(args.database);
         let outcome = Lab::new(&program, dir.path(), args.verbose)?.run(&plan)?;
         println!("{plan}\n{}\n{outcome}", outcome.story);
         return Ok(outcome.failures.is_empty());
     }
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let labs = (0..jobs).map(|job| Lab::new(&program, &dir.path().join(job.to_string()), args.verbose));
-    let campaign = Campaign { from: args.from, seeds: args.seeds, twice: args.twice, keep_going: args.keep_going };
+    let Args { from, seeds, database: product, twice, keep_going, .. } = *args;
+    let campaign = Campaign { from, seeds, product, twice, keep_going };
     let (labs, stop) = (labs.collect::<io::Result<Vec<_>>>()?, interrupted()?);
     let sum = campaign.run(&labs, &stop)?;
     println!("{sum}");

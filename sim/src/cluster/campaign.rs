@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::fault::Plan;
 use super::lab::Lab;
+use super::product::Product;
 use super::shrink::shortest;
 use super::simulation::Outcome;
 
@@ -24,6 +25,8 @@ pub struct Campaign {
     pub from: u64,
     /// How many.
     pub seeds: u64,
+    /// Whose habits the databases have.
+    pub product: Product,
     /// Each of them twice: the two stories must be the same.
     pub twice: bool,
     /// Go on after a failure.
@@ -87,7 +90,7 @@ impl Campaign {
                 board.next += 1;
                 board.next - 1
             };
-            let plan = Plan::of(seed);
+            let plan = Plan::of(seed).with(self.product);
             let outcome = lab.run(&plan)?;
             let failure = self.failure(lab, &plan, &outcome)?;
             let mut board = locked(board);

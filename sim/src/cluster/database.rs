@@ -1,4 +1,5 @@
-//! A simulated database: a log, what of it is on disk, whose log it takes, and PostgreSQL's bad habits.
+//! A simulated database: a log, what of it is on disk, whose log it takes, and PostgreSQL's bad habits. What MariaDB and
+//! MySQL have besides is in `semi`.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +7,7 @@ use tokio::sync::watch;
 use trine_engine::{DataCopy, Fork, History, Process, Role};
 use trine_protocol::{Epoch, Position, SyncSetting};
 
+use super::semisync::SemiSync;
 use super::stream::Receiver;
 
 /// A copy that no epoch has been led with has this timeline.
@@ -30,6 +32,8 @@ pub(super) enum Kind {
     Append(u64),
     /// A register's new value.
     Write { key: u64, value: u64 },
+    /// A row of the agent's own, there or gone again, so that there is a commit.
+    Nudge,
 }
 
 /// One node's database.
@@ -69,6 +73,7 @@ pub(super) struct Database {
     /// It takes no requests any more.
     pub(super) stopping: bool,
     pub(super) habits: Habits,
+    pub(super) semi: SemiSync,
 }
 
 /// What is wrong with it at the moment.
@@ -107,6 +112,7 @@ impl Database {
             answered: 0,
             stopping: false,
             habits: Habits::default(),
+            semi: SemiSync::default(),
         }
     }
 
@@ -121,6 +127,8 @@ impl Database {
     /// Ends it at once.
     pub(super) fn kill(&mut self) {
         self.life += 1;
+        let committed = (self.role == Role::Primary).then(|| self.visible());
+        self.semi.end(committed);
         self.receiver = None;
         self.confirmed.clear();
         self.guard = None;
@@ -145,6 +153,7 @@ impl Database {
         self.kill();
         self.log.truncate(self.flushed.saturating_add(kept));
         self.flushed = self.log.len();
+        self.replayed = self.replayed.min(self.log.len());
     }
 
     /// Its data is gone.
@@ -153,6 +162,7 @@ impl Database {
         self.log.clear();
         (self.flushed, self.replayed, self.id) = (0, 0, None);
         self.copy = DataCopy::Missing;
+        self.semi.forget();
     }
 
     /// Takes over another's log.
@@ -161,6 +171,7 @@ impl Database {
         self.replayed = 0;
         self.log = log;
         self.copy = DataCopy::Complete;
+        self.semi.forget();
     }
 
     /// The epoch that the log is written in.
@@ -222,6 +233,11 @@ impl Database {
                 self.flushed >= length && standbys.iter().filter(has).count() >= *acks
             }
         }
+    }
+
+    /// The log flows in.
+    pub(super) fn streams(&self) -> bool {
+        self.receiver.as_ref().is_some_and(Receiver::streams) || self.semi.streams()
     }
 
     /// How many records a reader sees.

@@ -1,10 +1,9 @@
-//! The simulated database, as the agent drives it.
+//! The simulated PostgreSQL, as the agent drives it.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -17,89 +16,32 @@ use trine_protocol::{Epoch, Moment, NodeName, Position, SyncSetting};
 
 use super::database::Kind;
 use super::fault::Cheat;
+use super::handle::{Handle, LOOK};
 use super::look::looked;
-use super::session;
 use super::stream::Receiver;
-use super::world::{MS, Shared, World, lock};
-
-/// How often something that takes its time is looked at.
-const LOOK: Duration = Duration::from_millis(1);
-
-/// What an inspection takes at most, as the trait says.
-const INSPECTION: Duration = Duration::from_millis(300);
+use super::world::{MS, Shared, World};
 
 /// One node's database.
 #[derive(Clone)]
 pub(super) struct SimEngine {
-    world: Shared,
-    /// Whose.
-    i: usize,
+    hand: Handle,
 }
 
 impl fmt::Debug for SimEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimEngine({})", self.i)
+        write!(f, "SimEngine({:?})", self.hand)
     }
 }
 
 impl SimEngine {
     pub(super) fn new(world: Shared, i: usize) -> Self {
-        Self { world, i }
-    }
-
-    fn with<T>(&self, f: impl FnOnce(&mut World, usize) -> T) -> T {
-        f(&mut lock(&self.world), self.i)
-    }
-
-    /// Something takes so long, in milliseconds, and longer while the agent or its machine stands still.
-    async fn takes(&self, least: u64, most: u64) {
-        let time = self.with(|w, _| w.between(least, most));
-        sleep(Duration::from_millis(time)).await;
-        while self.with(|w, i| w.machine(i).agent_frozen || w.machine(i).frozen) {
-            sleep(LOOK).await;
-        }
-    }
-
-    /// The same, and it needs the disk.
-    async fn works(&self, least: u64, most: u64) {
-        self.takes(least, most).await;
-        while self.with(|w, i| w.machine(i).db.habits.hung) {
-            sleep(LOOK).await;
-        }
-    }
-
-    /// It must run, as this.
-    fn running_as(&self, needed: Role, operation: &'static str) -> Result<u64, EngineError> {
-        self.with(|w, i| {
-            let db = &w.machine(i).db;
-            match db.runs() {
-                false => Err(EngineError::NotRunning),
-                true if db.role != needed => Err(EngineError::WrongRole { operation, found: db.role, needed }),
-                true => Ok(db.life),
-            }
-        })
-    }
-
-    /// Waits until `done` says something; an end of the database's life ends the wait.
-    async fn wait<T>(&self, life: u64, mut done: impl FnMut(&mut World, usize) -> Option<T>) -> Result<T, EngineError> {
-        loop {
-            let found = self.with(|w, i| {
-                if w.machine(i).db.life != life {
-                    return Err(EngineError::NotRunning);
-                }
-                Ok(done(w, i))
-            })?;
-            match found {
-                Some(found) => return Ok(found),
-                None => sleep(LOOK).await,
-            }
-        }
+        Self { hand: Handle { world, i } }
     }
 
     /// May the log or the data be copied from there now?
     fn serves(&self, upstream: &Upstream, history: Option<&History>) -> Result<usize, EngineError> {
         let failed = |output: String| EngineError::Tool { tool: "copy", output };
-        self.with(|w, i| {
+        self.hand.with(|w, i| {
             let up = w.index(&upstream.node).ok_or_else(|| failed(format!("{} is unknown", upstream.node)))?;
             if !w.linked(up, i) || !w.linked(i, up) {
                 return Err(failed(format!("{} can't be reached", upstream.node)));
@@ -112,10 +54,6 @@ impl SimEngine {
             Ok(up)
         })
     }
-
-    fn full(&self) -> EngineError {
-        EngineError::DiskFull { path: PathBuf::from("data"), what: "copying".to_owned() }
-    }
 }
 
 #[async_trait]
@@ -125,35 +63,20 @@ impl Engine for SimEngine {
     }
 
     async fn attach(&self) -> Result<Process, EngineError> {
-        self.takes(1, 10).await;
-        Ok(self.with(|w, i| w.process(i)))
+        self.hand.takes(1, 10).await;
+        Ok(self.hand.with(|w, i| w.process(i)))
     }
 
     async fn inspect(&self) -> Inspection {
-        self.takes(0, 2).await;
-        if self.with(|w, i| w.machine(i).db.runs() && w.machine(i).db.habits.hung) {
-            sleep(INSPECTION).await;
-        }
-        self.with(looked)
+        self.hand.inspect(looked).await
     }
 
     async fn identity(&self) -> Result<Option<CopyId>, EngineError> {
-        self.takes(0, 2).await;
-        Ok(self.with(|w, i| w.machine(i).db.id.map(CopyId)))
+        Ok(self.hand.identity().await)
     }
 
     async fn bootstrap(&self) -> Result<CopyId, EngineError> {
-        self.works(20, 100).await;
-        self.with(|w, i| {
-            let id = w.between(1, u64::MAX - 1);
-            let db = &mut w.machine(i).db;
-            if db.copy == DataCopy::Missing {
-                db.replace(Vec::new());
-                db.id = Some(id);
-                w.tell(format!("{} has made the first copy", w.name(i)));
-            }
-            Ok(CopyId(w.machine(i).db.id.unwrap_or(id)))
-        })
+        Ok(self.hand.bootstrap().await)
     }
 
     async fn adopt(&self, from: &Path) -> Result<Adopted, EngineError> {
@@ -161,35 +84,23 @@ impl Engine for SimEngine {
     }
 
     async fn start(&self) -> Result<(), EngineError> {
-        self.works(5, 60).await;
-        self.with(|w, i| {
-            let now = w.now;
-            let db = &mut w.machine(i).db;
-            match &db.copy {
-                DataCopy::Missing => return Err(EngineError::NoCopy(PathBuf::from("data"))),
-                DataCopy::Incomplete(why) => {
-                    return Err(EngineError::IncompleteCopy { path: PathBuf::from("data"), why: why.clone() });
-                }
-                DataCopy::Complete => {}
-            }
-            if db.runs() {
-                return Ok(());
-            }
-            if db.habits.refuses > 0 {
-                db.habits.refuses -= 1;
-                return Err(EngineError::StartFailed { why: "it refuses".to_owned(), log: String::new() });
-            }
-            db.start();
-            db.answered = now;
-            w.tell(format!("the database of {} starts", w.name(i)));
-            Ok(())
-        })
+        self.hand.works(5, 60).await;
+        if self.hand.may_start()? {
+            self.hand.with(|w, i| {
+                let now = w.now;
+                let db = &mut w.machine(i).db;
+                db.start();
+                db.answered = now;
+                w.tell(format!("the database of {} starts", w.name(i)));
+            });
+        }
+        Ok(())
     }
 
     async fn seal(&self) -> Result<Position, EngineError> {
-        self.takes(0, 5).await;
-        let life = self.running_as(Role::Standby, "seal it")?;
-        let streams_on = self.with(|w, i| {
+        self.hand.takes(0, 5).await;
+        let life = self.hand.running_as(Role::Standby, "seal it")?;
+        let streams_on = self.hand.with(|w, i| {
             let streams_on = w.cheat == Some(Cheat::StreamsOn) && i + 1 == w.machines.len();
             if !streams_on {
                 w.machine(i).db.receiver = None;
@@ -201,15 +112,15 @@ impl Engine for SimEngine {
             let still = (db.receiver.is_none() || streams_on) && !db.habits.hung;
             (still && db.flushed == db.log.len() && db.replayed == db.log.len()).then(|| db.position(db.flushed))
         };
-        let position = self.wait(life, read).await?;
-        self.with(|w, i| w.tell(format!("{} is sealed at {position}", w.name(i))));
+        let position = self.hand.wait(life, read).await?;
+        self.hand.with(|w, i| w.tell(format!("{} is sealed at {position}", w.name(i))));
         Ok(position)
     }
 
     async fn promote(&self, epoch: Epoch, _: &BTreeSet<NodeName>) -> Result<(), EngineError> {
         let failed = |why: &str| EngineError::PromoteFailed { epoch, why: why.to_owned() };
-        self.works(5, 60).await;
-        self.with(|w, i| {
+        self.hand.works(5, 60).await;
+        self.hand.with(|w, i| {
             let streams_on = w.cheat == Some(Cheat::StreamsOn) && i + 1 == w.machines.len();
             let db = &w.machine(i).db;
             if db.leads() && db.epoch == epoch.0 {
@@ -235,19 +146,19 @@ impl Engine for SimEngine {
     }
 
     async fn set_members(&self, _: &BTreeSet<NodeName>) -> Result<(), EngineError> {
-        self.running_as(Role::Primary, "name its members").map(|_| ())
+        self.hand.running_as(Role::Primary, "name its members").map(|_| ())
     }
 
     async fn history(&self) -> Result<History, EngineError> {
-        self.takes(0, 3).await;
-        self.running_as(Role::Primary, "tell its history")?;
-        Ok(self.with(|w, i| w.history_of(i)))
+        self.hand.takes(0, 3).await;
+        self.hand.running_as(Role::Primary, "tell its history")?;
+        Ok(self.hand.with(|w, i| w.history_of(i)))
     }
 
     async fn follow(&self, upstream: &Upstream, history: &History) -> Result<Followed, EngineError> {
-        self.takes(0, 10).await;
-        let life = self.running_as(Role::Standby, "follow")?;
-        let begun = self.with(|w, i| {
+        self.hand.takes(0, 10).await;
+        let life = self.hand.running_as(Role::Standby, "follow")?;
+        let begun = self.hand.with(|w, i| {
             let Some(up) = w.index(&upstream.node) else { return Err(EngineError::NotRunning) };
             let now = w.now;
             let db = &mut w.machine(i).db;
@@ -270,10 +181,10 @@ impl Engine for SimEngine {
             return Ok(answer);
         }
         for _ in 0..50 {
-            if self.with(|w, i| w.machine(i).db.receiver.as_ref().is_some_and(Receiver::streams)) {
+            if self.hand.with(|w, i| w.machine(i).db.receiver.as_ref().is_some_and(Receiver::streams)) {
                 return Ok(Followed::Streaming);
             }
-            if self.with(|w, i| w.machine(i).db.life != life) {
+            if self.hand.with(|w, i| w.machine(i).db.life != life) {
                 return Err(EngineError::NotRunning);
             }
             sleep(LOOK).await;
@@ -288,8 +199,8 @@ impl Engine for SimEngine {
         _: &watch::Sender<Progress>,
     ) -> Result<(), EngineError> {
         let up = self.serves(upstream, Some(history))?;
-        self.works(5, 20).await;
-        self.with(|w, i| {
+        self.hand.works(5, 20).await;
+        self.hand.with(|w, i| {
             let db = &mut w.machine(i).db;
             if let DataCopy::Incomplete(why) = &db.copy {
                 return Err(EngineError::NeedsRebuild(why.clone()));
@@ -299,9 +210,9 @@ impl Engine for SimEngine {
             w.tell(format!("{} begins to rewind", w.name(i)));
             Ok(())
         })?;
-        self.works(20, 150).await;
+        self.hand.works(20, 150).await;
         self.serves(upstream, Some(history)).map_err(|e| EngineError::NeedsRebuild(e.to_string()))?;
-        self.with(|w, i| {
+        self.hand.with(|w, i| {
             let (now, source) = (w.now, &w.machine(up).db);
             let log = source.log.get(..source.flushed).unwrap_or_default().to_vec();
             if w.machine(i).db.habits.full {
@@ -324,18 +235,18 @@ impl Engine for SimEngine {
         progress: &watch::Sender<Progress>,
     ) -> Result<(), EngineError> {
         let up = self.serves(upstream, None)?;
-        let life = self.with(|w, _| w.machine(up).db.life);
-        let parts = self.with(|w, _| w.between(2, 8));
+        let life = self.hand.with(|w, _| w.machine(up).db.life);
+        let parts = self.hand.with(|w, _| w.between(2, 8));
         for part in 0..parts {
             let phase = "copying".to_owned();
             progress.send_replace(Progress { phase, done: part * 1000, total: Some(parts * 1000) });
-            self.works(10, 60).await;
-            if self.with(|w, i| w.machine(i).db.habits.full) {
-                return Err(self.full());
+            self.hand.works(10, 60).await;
+            if self.hand.with(|w, i| w.machine(i).db.habits.full) {
+                return Err(self.hand.full());
             }
             self.serves(upstream, None)?;
         }
-        self.with(|w, i| {
+        self.hand.with(|w, i| {
             let source = &w.machine(up).db;
             if source.life != life {
                 return Err(EngineError::Tool { tool: "copy", output: "the primary has restarted".to_owned() });
@@ -356,7 +267,7 @@ impl Engine for SimEngine {
     }
 
     async fn set_sync(&self, setting: &SyncSetting) -> Result<(), EngineError> {
-        let life = self.with(|w, i| {
+        let life = self.hand.with(|w, i| {
             let db = &mut w.machine(i).db;
             if !db.runs() {
                 return Err(EngineError::NotRunning);
@@ -366,13 +277,13 @@ impl Engine for SimEngine {
             }
             Ok(db.life)
         })?;
-        if self.with(|w, i| w.machine(i).db.settings.len() == 1) {
+        if self.hand.with(|w, i| w.machine(i).db.settings.len() == 1) {
             return Ok(());
         }
-        self.takes(0, 15).await;
+        self.hand.takes(0, 15).await;
         let taken = |w: &mut World, i: usize| (!w.machine(i).db.habits.hung).then_some(());
-        self.wait(life, taken).await?;
-        self.with(|w, i| {
+        self.hand.wait(life, taken).await?;
+        self.hand.with(|w, i| {
             let db = &mut w.machine(i).db;
             if db.life != life || db.settings.last() != Some(setting) {
                 return Err(EngineError::NotConfirmed(format!("{setting:?}")));
@@ -383,27 +294,27 @@ impl Engine for SimEngine {
     }
 
     async fn barrier(&self, epoch: Epoch) -> Result<(), EngineError> {
-        let life = self.running_as(Role::Primary, "pass a barrier")?;
-        let place = self.with(|w, i| w.append(i, Kind::Barrier(epoch.0)));
+        let life = self.hand.running_as(Role::Primary, "pass a barrier")?;
+        let place = self.hand.with(|w, i| w.append(i, Kind::Barrier(epoch.0)));
         let passed = |w: &mut World, i: usize| (w.machine(i).db.released >= place).then_some(());
-        self.wait(life, passed).await.map_err(|e| EngineError::BarrierFailed { epoch, why: e.to_string() })
+        self.hand.wait(life, passed).await.map_err(|e| EngineError::BarrierFailed { epoch, why: e.to_string() })
     }
 
     async fn prepare_stop(&self) -> Result<(), EngineError> {
-        self.works(1, 50).await;
+        self.hand.works(1, 50).await;
         Ok(())
     }
 
     async fn stop(&self) -> Result<(), EngineError> {
-        self.works(1, 20).await;
-        let life = self.with(|w, i| {
+        self.hand.works(1, 20).await;
+        let life = self.hand.with(|w, i| {
             let db = &mut w.machine(i).db;
             db.stopping = db.runs();
             db.runs().then_some(db.life)
         });
         let Some(life) = life else { return Ok(()) };
         // A primary first sends its standbys everything; one that does not take it is not waited for for ever.
-        let began = self.with(|w, _| w.now);
+        let began = self.hand.with(|w, _| w.now);
         let sent = |w: &mut World, i: usize| {
             let now = w.now;
             let db = &w.machine(i).db;
@@ -411,8 +322,8 @@ impl Engine for SimEngine {
             let done = db.role == Role::Standby || all || now > began + 2000 * MS;
             (done && !db.habits.hung).then_some(())
         };
-        let _ = self.wait(life, sent).await;
-        self.with(|w, i| {
+        let _ = self.hand.wait(life, sent).await;
+        self.hand.with(|w, i| {
             let db = &mut w.machine(i).db;
             if db.life == life {
                 db.flushed = db.log.len();
@@ -424,49 +335,25 @@ impl Engine for SimEngine {
     }
 
     fn kill(&self) {
-        self.with(|w, i| {
-            let machine = w.machine(i);
-            if machine.agent_frozen || machine.frozen {
-                // It is done when the agent runs again.
-                machine.late_kill = true;
-            } else {
-                machine.db.kill();
-            }
-        });
+        self.hand.kill();
     }
 
     fn push(&self, deadline: Moment) {
-        self.with(|w, i| {
-            let machine = w.machine(i);
-            let clock = machine.clock.read();
-            let guard = &mut machine.db.guard;
-            // One that has passed can't be taken back.
-            if guard.is_none_or(|g| g > clock) {
-                *guard = Some(guard.unwrap_or(0).max(deadline.as_nanos()));
-            }
-        });
+        self.hand.push(deadline);
     }
 
     fn process(&self) -> watch::Receiver<Process> {
-        self.with(|w, i| w.machine(i).db.process.subscribe())
+        self.hand.process()
     }
 
     async fn connect(&self) -> io::Result<BoxStream> {
-        self.takes(0, 2).await;
-        let life = self.with(|w, i| {
-            let db = &w.machine(i).db;
-            db.runs().then_some(db.life)
-        });
-        let life = life.ok_or(io::ErrorKind::ConnectionRefused)?;
-        let (near, far) = tokio::io::duplex(4096);
-        tokio::spawn(session::serve(self.world.clone(), self.i, life, far));
-        Ok(Box::new(near))
+        self.hand.connect().await
     }
 
     async fn reach(&self, other: &Upstream) -> io::Result<()> {
-        self.takes(1, 5).await;
+        self.hand.takes(1, 5).await;
         loop {
-            let reached = self.with(|w, i| {
+            let reached = self.hand.with(|w, i| {
                 let other = w.index(&other.node)?;
                 let linked = w.linked(i, other) && w.linked(other, i);
                 linked.then(|| w.machine(other).db.runs())

@@ -6,6 +6,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::product::Product;
+
 /// Whom a fault hits. The last two are looked up when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Who {
@@ -98,6 +100,18 @@ pub enum Cheat {
     ConfirmsUnsynced,
     /// The last node, as a sealed standby, goes on taking the log.
     StreamsOn,
+    /// The acknowledgement of any standby counts, whomever the rule names. (This and those below are of MariaDB and MySQL.)
+    AnybodyAcknowledges,
+    /// The open barrier is written though nobody is there to acknowledge it.
+    BarrierAtOnce,
+    /// What a standby has received and not applied is thrown away when it is promoted.
+    DropsReceived,
+    /// The same, when it is started again.
+    ForgetsReceived,
+    /// What a lost primary had not committed is cut off, and not set aside (MariaDB).
+    DropsTail,
+    /// Nobody looks whether a lost primary's log parts from the new one's.
+    TailUnnoticed,
 }
 
 /// A cluster and what happens to it.
@@ -105,6 +119,9 @@ pub enum Cheat {
 pub struct Plan {
     /// Of everything that is not in the plan: latencies, durations, order.
     pub seed: u64,
+    /// Whose habits the databases have.
+    #[serde(default)]
+    pub product: Product,
     /// How many nodes.
     pub nodes: usize,
     /// How many standbys must have a commit.
@@ -169,7 +186,15 @@ impl Plan {
             .collect();
         steps.extend(replication_cut(seed, nodes));
         steps.sort_by_key(|s| s.at);
-        Self { seed, nodes, acks, available, priorities, clocks, sync, steps, cheat: None }
+        let product = Product::Postgres;
+        Self { seed, product, nodes, acks, available, priorities, clocks, sync, steps, cheat: None }
+    }
+
+    /// The same with databases of this product. MariaDB and MySQL are made to wait for one acknowledgement only.
+    #[must_use]
+    pub fn with(self, product: Product) -> Self {
+        let acks = if product.is_semisync() { 1 } else { self.acks };
+        Self { product, acks, ..self }
     }
 
     /// When the last of it is over, in milliseconds.
@@ -245,10 +270,11 @@ impl fmt::Display for Step {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (n, acks) = (self.nodes, self.acks);
+        let of = if self.product.is_semisync() { format!(" of {}", self.product) } else { String::new() };
         let durability = if self.available { "available" } else { "strict" };
         writeln!(
             f,
-            "seed {}: {n} nodes, {acks} of the standbys, {durability}, priorities {:?}",
+            "seed {}{of}: {n} nodes, {acks} of the standbys, {durability}, priorities {:?}",
             self.seed, self.priorities
         )?;
         self.steps.iter().try_for_each(|s| writeln!(f, "  {s}"))

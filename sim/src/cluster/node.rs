@@ -8,8 +8,9 @@ use std::{fs, io};
 
 use tokio_util::sync::CancellationToken;
 use trine_agent::{
-    Config, Durability, EndpointConfig, EngineConfig, EngineKind, Machine, Member, Ports, Secrets, SyncConfig, Timing,
+    Config, Durability, EndpointConfig, EngineConfig, Machine, Member, Ports, Secrets, SyncConfig, Timing,
 };
+use trine_engine::Engine;
 use trine_platform::Relays;
 use trine_protocol::NodeName;
 use trine_transport::Authority;
@@ -17,6 +18,7 @@ use trine_transport::Authority;
 use super::engine::SimEngine;
 use super::fault::Plan;
 use super::network::SimNetwork;
+use super::semisync::SemiSyncEngine;
 use super::world::{Shared, lock};
 
 /// The cluster's identity.
@@ -99,7 +101,7 @@ impl Folders {
             ports: Ports::default(),
             members,
             engine: EngineConfig {
-                kind: EngineKind::Postgres,
+                kind: plan.product.engine(),
                 bin_dir: None,
                 user: None,
                 parameters: std::collections::BTreeMap::new(),
@@ -122,17 +124,22 @@ pub(super) async fn run(config: Config, world: Shared, i: usize) -> turmoil::Res
     let text = |s: &str| s.to_owned();
     let secrets =
         Secrets { api_token: text(TOKEN), superuser_password: text("not used"), app_password: text("not used") };
-    let (clock, disk) = {
+    let (clock, disk, semisync) = {
         let mut world = lock(&world);
+        let semisync = world.product.is_semisync();
         let machine = world.machine(i);
-        (machine.clock.clone(), machine.disk.clone())
+        (machine.clock.clone(), machine.disk.clone(), semisync)
     };
     loop {
+        let engine: Arc<dyn Engine> = match semisync {
+            true => Arc::new(SemiSyncEngine::new(world.clone(), i)),
+            false => Arc::new(SimEngine::new(world.clone(), i)),
+        };
         let machine = Machine {
             clock: Arc::new(clock.clone()),
             network: Arc::new(SimNetwork),
             disk: Arc::new(disk.clone()),
-            engine: Arc::new(SimEngine::new(world.clone(), i)),
+            engine,
             relays: Relays::here(),
         };
         let ended = trine_agent::start(config.clone(), secrets.clone(), machine, CancellationToken::new()).await;

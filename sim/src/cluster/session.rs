@@ -113,7 +113,12 @@ fn step(world: &mut World, i: usize, life: u64, line: &str) -> Step {
     if db.role != Role::Primary {
         return Step::Answer("refused it is a standby".to_owned());
     }
-    if db.habits.full {
+    let semisync = world.product.is_semisync();
+    let db = &world.machine(i).db;
+    if semisync && !db.semi.open {
+        return Step::Answer("refused it takes no writes yet".to_owned());
+    }
+    if db.habits.full && !semisync {
         // PostgreSQL panics when its log can't be written.
         world.machine(i).db.kill();
         let text = format!("the database of {} dies: its disk is full", world.name(i));

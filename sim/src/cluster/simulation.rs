@@ -26,6 +26,7 @@ use super::disk::SimDisk;
 use super::fault::{Plan, Step};
 use super::node::{self, Folders, address, name};
 use super::operator::{self, Desk};
+use super::semisync::epoch_of_log;
 use super::story::{self, Story};
 use super::world::{MS, Machine, Shared, World, lock};
 use super::{entropy, verdict};
@@ -140,6 +141,7 @@ impl<'a> Simulation<'a> {
                     disk: SimDisk::new(rng.random()),
                     db: Database { slow_flush: plan.sync, ..Database::new() },
                     on: true,
+                    agent_up: true,
                     agent_frozen: false,
                     frozen: false,
                     late_kill: false,
@@ -148,6 +150,7 @@ impl<'a> Simulation<'a> {
             .collect();
         let mut world = World::new(StdRng::seed_from_u64(rng.random()), machines, time, story.clone());
         world.cheat = plan.cheat;
+        world.product = plan.product;
         let world: Shared = Arc::new(Mutex::new(world));
         let pad: Pad = Arc::new(Mutex::new(Notes::default()));
         let desk: Desk = Arc::new(Mutex::new(VecDeque::new()));
@@ -213,7 +216,11 @@ impl<'a> Simulation<'a> {
         let acknowledged = notes(&self.pad).appends.iter().filter(|a| a.span.is_answered()).count() as u64;
         let (epoch, now) = {
             let world = lock(&self.world);
-            (world.machines.iter().map(|m| m.db.timeline()).max().unwrap_or(0), world.now)
+            let epoch = |db: &Database| match self.plan.product.is_semisync() {
+                true => epoch_of_log(&db.log),
+                false => db.timeline(),
+            };
+            (world.machines.iter().map(|m| epoch(&m.db)).max().unwrap_or(0), world.now)
         };
         for failure in &failures {
             self.story.line(now, "world", &format!("FAILURE: {failure}"));

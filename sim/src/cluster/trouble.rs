@@ -8,6 +8,7 @@ use trine_api::Request;
 
 use super::fault::{Fault, Step, Who};
 use super::node::{address, name};
+use super::product::Product;
 use super::simulation::Simulation;
 use super::world::{MS, lock};
 
@@ -48,6 +49,8 @@ impl Simulation<'_> {
             | Mute(who)
             | AgentsCut(who)
             | ReplicationCut(who) => self.who(who),
+            // With PostgreSQL it has been the first node in all recorded seeds, which stay what they are.
+            AllOff(who, _) if self.plan.product.is_semisync() => self.who(who),
             _ => 0,
         };
         let text = format!("FAULT for {} ms: {:?} (n{})", step.lasts, step.fault, i + 1);
@@ -72,6 +75,8 @@ impl Simulation<'_> {
                 db.habits.refuses = times;
                 db.kill();
             }
+            // MySQL goes on waiting.
+            WaitsCancelled if self.plan.product == Product::MySql => {}
             WaitsCancelled => {
                 for machine in &mut lock(&self.world).machines {
                     machine.db.shown = machine.db.log.len();
@@ -198,6 +203,7 @@ impl Simulation<'_> {
         }
         let host = |k: usize| self.hosts.get(k).copied();
         let wires = cut.iter().chain(&apart).filter_map(|(a, b)| Some((host(*a)?, host(*b)?))).collect();
+        world.apart = apart;
         world.cut = cut.into_iter().chain(streams).filter(|(a, b)| *a < nodes && *b < nodes).collect();
         let slowest = faults.iter().filter_map(|(f, _)| match f {
             Fault::SlowNetwork(ms) => Some(*ms),
@@ -222,6 +228,7 @@ impl Simulation<'_> {
 
     fn agent_down(&mut self, i: usize) {
         if self.down.insert(i) {
+            lock(&self.world).machine(i).agent_up = false;
             self.sim.crash(address(i));
         }
     }
@@ -229,6 +236,7 @@ impl Simulation<'_> {
     fn agent_up(&mut self, i: usize) {
         let on = lock(&self.world).machine(i).on;
         if on && self.down.remove(&i) {
+            lock(&self.world).machine(i).agent_up = true;
             self.sim.bounce(address(i));
         }
     }

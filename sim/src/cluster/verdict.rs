@@ -6,7 +6,7 @@ use trine_history::{list, register};
 use super::client::Notes;
 use super::database::{Database, Kind};
 use super::fault::{Fault, Plan};
-use super::stream::Receiver;
+use super::product::Product;
 use super::world::World;
 
 /// Everything that is not as it must be.
@@ -27,7 +27,7 @@ pub(super) fn judge(world: &World, notes: &Notes, plan: &Plan) -> Vec<String> {
     }
     // With more acknowledgements asked for than one, a standby shows commits that are not acknowledged yet: PostgreSQL's own
     // habit. And who cancels a wait gets what he asks for.
-    let cancelled = plan.steps.iter().any(|s| s.fault == Fault::WaitsCancelled);
+    let cancelled = plan.steps.iter().any(|s| s.fault == Fault::WaitsCancelled) && plan.product != Product::MySql;
     if plan.acks == 1 && !cancelled {
         let dirty = notes.standby_reads.iter().filter(|r| match r.length.checked_sub(1) {
             None => r.last.is_some(),
@@ -38,24 +38,33 @@ pub(super) fn judge(world: &World, notes: &Notes, plan: &Plan) -> Vec<String> {
     failures
 }
 
+/// The node whose database is the newest primary.
+fn newest(world: &World) -> Option<usize> {
+    let leading = world.machines.iter().enumerate().filter(|(_, m)| m.db.leads());
+    leading.max_by_key(|(_, m)| m.db.epoch).map(|(i, _)| i)
+}
+
 fn primary(world: &World) -> Option<&Database> {
-    world.machines.iter().map(|m| &m.db).filter(|db| db.leads()).max_by_key(|db| db.epoch)
+    world.machines.get(newest(world)?).map(|m| &m.db)
 }
 
 /// One primary, and all others stream from it.
 pub(super) fn is_whole(world: &World) -> bool {
     let Some(primary) = primary(world) else { return false };
-    let follows = |db: &Database| {
-        db.runs() && db.copy == DataCopy::Complete && db.receiver.as_ref().is_some_and(Receiver::streams)
-    };
+    let follows = |db: &Database| db.runs() && db.copy == DataCopy::Complete && db.streams();
     let follows = world.machines.iter().filter(|m| follows(&m.db)).count();
-    follows + 1 == world.machines.len() && primary.confirmed.len() + 1 == world.machines.len()
+    let takers = match world.product.is_semisync() {
+        true => newest(world).map_or(0, |i| world.takers(i)),
+        false => primary.confirmed.len(),
+    };
+    follows + 1 == world.machines.len() && takers + 1 == world.machines.len()
 }
 
 /// All copies are the same.
 pub(super) fn is_equal(world: &World) -> bool {
     let Some(primary) = primary(world) else { return false };
     let all = primary.flushed == primary.log.len() && primary.visible() == primary.log.len();
+    let all = all && primary.semi.pending.is_empty();
     all && world.machines.iter().all(|m| m.db.flushed == m.db.log.len() && m.db.log == primary.log)
 }
 
@@ -70,6 +79,10 @@ pub(super) fn condition(world: &World) -> String {
             (true, false, None) => "sealed".to_owned(),
         };
         let (name, log, flushed) = (&m.name, db.log.len(), db.flushed);
+        if world.product.is_semisync() {
+            let (applied, semi) = (db.replayed, db.semi.condition());
+            return format!("{name} {what}, {:?}, {flushed} of {log} on disk, {applied} applied, {semi}", db.copy);
+        }
         format!("{name} {what}, {:?}, {flushed} of {log} on disk, timeline {}", db.copy, db.timeline())
     };
     world.machines.iter().map(machine).collect::<Vec<_>>().join("; ")

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use trine_engine::{CopyId, History, Process};
+use trine_engine::{CopyId, History, Process, Role};
 use trine_protocol::{Epoch, NodeName};
 
 use super::clock::SimClock;
 use super::database::{Database, Entry, Kind};
 use super::disk::SimDisk;
 use super::fault::Cheat;
+use super::product::Product;
 use super::story::Story;
 
 /// A millisecond, in nanoseconds.
@@ -27,6 +28,8 @@ pub(super) struct Machine {
     pub(super) db: Database,
     /// It has power.
     pub(super) on: bool,
+    /// Its agent runs.
+    pub(super) agent_up: bool,
     /// Its agent gets no processor time.
     pub(super) agent_frozen: bool,
     /// Nothing on it gets any.
@@ -44,18 +47,22 @@ pub(super) struct World {
     pub(super) machines: Vec<Machine>,
     /// From whom to whom nothing gets through.
     pub(super) cut: BTreeSet<(usize, usize)>,
+    /// Between whose agents no stream can be opened, this way. Those that are open go on.
+    pub(super) apart: BTreeSet<(usize, usize)>,
     /// What a packet takes at most, in microseconds.
     pub(super) slowest: u64,
     pub(super) story: Story,
     /// What must never be, and was.
     pub(super) violations: Vec<String>,
     pub(super) cheat: Option<Cheat>,
+    /// Whose habits the databases have.
+    pub(super) product: Product,
     /// The machines' names, at hand without another look at them: it is asked for them each millisecond.
     names: Arc<[NodeName]>,
     time: Arc<AtomicU64>,
     next_id: u64,
-    /// Who was ever the primary of which epoch.
-    led: Vec<(u64, usize)>,
+    /// Who was ever the primary of which epoch, and the last record that it had then.
+    led: Vec<(u64, usize, Option<u64>)>,
 }
 
 /// The world, shared by all that is simulated. One thread only: nobody ever waits for the lock.
@@ -74,10 +81,12 @@ impl World {
             rng,
             machines,
             cut: BTreeSet::new(),
+            apart: BTreeSet::new(),
             slowest: 1000,
             story,
             violations: Vec::new(),
             cheat: None,
+            product: Product::default(),
             names,
             time,
             next_id: 0,
@@ -122,13 +131,18 @@ impl World {
         self.violations.push(text);
     }
 
-    /// Appends a record, and says how long the log is then.
+    /// Appends a record, and says how long the log is with it. (MariaDB and MySQL write it a little later.)
     pub(super) fn append(&mut self, i: usize, kind: Kind) -> usize {
         self.next_id += 1;
         let id = self.next_id;
-        let log = &mut self.machine(i).db.log;
-        log.push(Entry { id, kind });
-        log.len()
+        let semisync = self.product.is_semisync();
+        let db = &mut self.machine(i).db;
+        if semisync {
+            db.semi.pending.push_back(Entry { id, kind });
+        } else {
+            db.log.push(Entry { id, kind });
+        }
+        db.log.len() + db.semi.pending.len()
     }
 
     /// The history of a primary's log.
@@ -145,17 +159,22 @@ impl World {
 
     /// A database has become the primary of an epoch.
     pub(super) fn leads(&mut self, i: usize, epoch: u64) {
-        if self.led.iter().any(|(e, _)| *e == epoch) {
+        // A promotion of MariaDB or MySQL writes nothing. A node that restarts before anything is written may become the primary of
+        // its epoch again, with the very log that it was elected with.
+        let last = self.machine(i).db.log.last().map(|e| e.id);
+        let again = |(_, who, had): &(u64, usize, Option<u64>)| self.product.is_semisync() && (*who, *had) == (i, last);
+        if self.led.iter().any(|led| led.0 == epoch && !again(led)) {
             let text = format!("epoch {epoch} has had a primary, and {} becomes another", self.name(i));
             self.broken(text);
         }
-        self.led.push((epoch, i));
+        self.led.push((epoch, i, last));
         let text = format!("the database of {} is the primary of epoch {epoch}", self.name(i));
         self.tell(text);
     }
 
     /// A millisecond passes.
     pub(super) fn tick(&mut self) {
+        let semisync = self.product.is_semisync();
         self.now += MS;
         self.time.store(self.now, Relaxed);
         for i in 0..self.machines.len() {
@@ -179,6 +198,13 @@ impl World {
             if !db.runs() || db.habits.hung {
                 continue;
             }
+            if semisync {
+                match db.role {
+                    Role::Primary => self.work_as_primary(i),
+                    Role::Standby => self.work_as_standby(i),
+                }
+                continue;
+            }
             if db.flushed < db.log.len() && now >= db.next_flush {
                 db.flushed = db.log.len();
                 let slowest = db.slow_flush;
@@ -188,10 +214,19 @@ impl World {
             self.replay(i);
         }
         for i in 0..self.machines.len() {
-            self.stream(i);
+            if semisync {
+                self.keep_feed(i);
+                self.flow_to(i);
+            } else {
+                self.stream(i);
+            }
         }
         for i in 0..self.machines.len() {
-            self.release(i);
+            if semisync {
+                self.release_acknowledged(i);
+            } else {
+                self.release(i);
+            }
         }
     }
 
