@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{campaign, gives_one_run, noticed, noticed_of, plan, step};
+use common::{campaign, gives_one_run, noticed, noticed_of, outcome, plan, step};
 use trine_sim::cluster::{Cheat, Fault, Plan, Product, Step, Who};
 
 const BOTH: [Product; 2] = [Product::MariaDb, Product::MySql];
@@ -117,4 +117,23 @@ fn a_barrier_that_waits_for_nobody_is_noticed() {
         step(2950, 2500, Fault::PowerOff(Who::Primary)),
     ];
     noticed(Product::MySql, Cheat::BarrierAtOnce, &steps);
+}
+
+/// A standby gets a new copy, and the other one is lost for a minute, before it is made or while it is: commits wait for what comes of
+/// the copy, and the copy for them. The primary begins anew after 15 s, and is copied.
+#[test]
+fn a_copy_does_not_wait_for_commits_that_wait_for_it() {
+    let rebuild = |at| step(at, 0, Fault::Rebuild(1));
+    let lost = |at| step(at, 60_000, Fault::PowerOff(Who::Node(2)));
+    for product in BOTH {
+        for seed in 1..=2 {
+            for steps in [[rebuild(500), lost(540)], [lost(500), rebuild(1500)]] {
+                let found = outcome(seed, product, &steps);
+                assert_eq!(found.failures, Vec::<String>::new(), "{product}, seed {seed}, {steps:?}");
+                let served = found.acknowledged;
+                println!("{product}, seed {seed}: {served} appends");
+                assert!(served > 300, "{product}, seed {seed}, {steps:?}: closed for a minute, {served} appends");
+            }
+        }
+    }
 }

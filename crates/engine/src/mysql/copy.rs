@@ -2,9 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::sleep;
 use trine_platform::BoxStream;
 use trine_protocol::NodeName;
 
@@ -15,6 +17,9 @@ use super::tunnel::{hear, say};
 use crate::files::{remove_tree, sync_all};
 use crate::swap::swap;
 use crate::{Ask, CopyId, EngineError, Process, Progress, Upstream};
+
+/// After how long without a piece of a copy it is looked why.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// What a primary says before it sends its data.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,11 +43,7 @@ impl Mysql {
             return say(&mut stream, &Err::<Offer, _>("it is not the primary (yet)")).await;
         };
         if this.are_commits_stuck().await {
-            // It can't be copied while they wait, and they wait for what would come of the copy. Nothing is lost: it leads again,
-            // with all that they have written, and takes no writes before somebody can acknowledge them.
-            tracing::warn!(%from, "commits wait and nobody is there to acknowledge them: the database is ended, to be copied");
-            this.gate.close();
-            this.guard.kill();
+            this.begin_anew(from);
             return say(&mut stream, &Err::<Offer, _>("commits wait for a standby; it starts anew, to be copied"))
                 .await;
         }
@@ -51,7 +52,38 @@ impl Mysql {
         say(&mut stream, &Ok::<_, String>(Offer { identity, bytes })).await?;
         match this.config.dialect {
             Dialect::MariaDb => this.send_backup(from, stream).await,
-            Dialect::MySql => this.serve_clone(stream).await,
+            Dialect::MySql => this.serve_clone(from, stream).await,
+        }
+    }
+
+    /// It can't be copied while commits wait, and they wait for what would come of the copy. Nothing is lost: it leads again, with
+    /// all that they have written, and takes no writes before somebody can acknowledge them.
+    fn begin_anew(&self, from: &NodeName) {
+        tracing::warn!(%from, "commits wait and nobody is there to acknowledge them: the database is ended, to be copied");
+        self.gate.close();
+        self.guard.kill();
+    }
+
+    /// Waits for the next piece of a copy for `to`. It may not come: commits have begun to wait since the copy began.
+    pub(super) async fn next_piece<T>(
+        &self,
+        to: &NodeName,
+        piece: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        let stuck = async {
+            // Nobody is asked anything as long as pieces come.
+            sleep(SILENT).await;
+            while !self.are_commits_stuck().await {
+                sleep(SILENT).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            came = piece => came,
+            () = stuck => {
+                self.begin_anew(to);
+                Err(io::Error::other("commits wait for a standby, and the copy for them"))
+            }
         }
     }
 

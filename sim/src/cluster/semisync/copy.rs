@@ -33,29 +33,44 @@ fn source(hand: &Handle, upstream: &Upstream) -> Result<(usize, u64), EngineErro
 
 /// Nothing can be copied while commits wait, and they may wait for what would come of the copy: a primary of which nobody has been
 /// there to acknowledge them for long begins anew.
-async fn wait_while_stuck(hand: &Handle, upstream: &Upstream) -> Result<(), EngineError> {
-    let began = hand.with(|w, _| w.now);
-    loop {
+#[derive(Default)]
+struct Stuck {
+    since: Option<u64>,
+}
+
+impl Stuck {
+    /// Whether it is so now; an error once it was so for long.
+    fn look(&mut self, hand: &Handle, upstream: &Upstream) -> Result<bool, EngineError> {
         let (up, _) = source(hand, upstream)?;
         let (stuck, now) = hand.with(|w, _| (!w.is_acknowledged(up) && w.commits_wait(up), w.now));
         if !stuck {
-            return Ok(());
+            self.since = None;
+            return Ok(false);
         }
-        if now - began >= BACK {
-            hand.with(|w, _| {
-                w.tell(format!("commits of {} wait for nobody: its database is ended, to be copied", w.name(up)));
-                w.machine(up).db.kill();
-            });
-            return Err(failed("commits wait for a standby; it starts anew, to be copied".to_owned()));
+        if now - *self.since.get_or_insert(now) < BACK {
+            return Ok(true);
         }
+        hand.with(|w, _| {
+            w.tell(format!("commits of {} wait for nobody: its database is ended, to be copied", w.name(up)));
+            w.machine(up).db.kill();
+        });
+        Err(failed("commits wait for a standby; it starts anew, to be copied".to_owned()))
+    }
+}
+
+async fn wait_while_stuck(hand: &Handle, upstream: &Upstream) -> Result<(), EngineError> {
+    let mut stuck = Stuck::default();
+    while stuck.look(hand, upstream)? {
         sleep(LOOK * 100).await;
     }
+    Ok(())
 }
 
 /// What the primary has committed, once nothing that it had written waits any more.
 async fn committed(hand: &Handle, upstream: &Upstream) -> Result<Vec<Entry>, EngineError> {
     let began = source(hand, upstream)?;
     let written = hand.with(|w, _| w.machine(began.0).db.log.len());
+    let mut stuck = Stuck::default();
     loop {
         let (up, life) = source(hand, upstream)?;
         if life != began.1 {
@@ -74,6 +89,7 @@ async fn committed(hand: &Handle, upstream: &Upstream) -> Result<Vec<Entry>, Eng
             Some(found) => return Ok(found),
             None => sleep(LOOK).await,
         }
+        stuck.look(hand, upstream)?;
     }
 }
 

@@ -46,7 +46,7 @@ impl Mysql {
         });
         let mut piece = vec![0; PIECE];
         loop {
-            let length = out.read(&mut piece).await?;
+            let length = self.next_piece(to, out.read(&mut piece)).await?;
             if length == 0 {
                 break;
             }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -28,15 +28,33 @@ use crate::{Ask, EngineError, Neighbours, Progress};
 const BUSY: &str = "3634";
 /// How soon it is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How much of a copy is passed on at once.
+const PIECE: usize = 256 << 10;
 /// How often is looked how far it is.
 const LOOK: Duration = Duration::from_millis(250);
 
 impl Mysql {
     /// The primary's side: leads the other's database to this one.
-    pub(crate) async fn serve_clone(&self, mut stream: BoxStream) -> io::Result<()> {
+    pub(crate) async fn serve_clone(&self, to: &NodeName, stream: BoxStream) -> io::Result<()> {
         self.introduce(USER, &self.config.superuser_password).await.map_err(io::Error::other)?;
         let mut database = UnixStream::connect(self.paths.socket()).await?;
-        copy_bidirectional(&mut stream, &mut database).await.map(drop)
+        let (mut from_database, mut to_database) = database.split();
+        let (mut from_other, mut to_other) = tokio::io::split(stream);
+        let sends = async {
+            let mut piece = vec![0; PIECE];
+            loop {
+                let length = self.next_piece(to, from_database.read(&mut piece)).await?;
+                if length == 0 {
+                    return Ok(());
+                }
+                to_other.write_all(piece.get(..length).unwrap_or_default()).await?;
+                to_other.flush().await?;
+            }
+        };
+        tokio::select! {
+            sent = sends => sent,
+            asked = copy(&mut from_other, &mut to_database) => asked.map(drop),
+        }
     }
 
     /// Makes the copy.
