@@ -5,12 +5,15 @@ use trine_engine::{EngineError, Followed, History, Role, Upstream};
 
 use super::super::fault::Cheat;
 use super::super::handle::LOOK;
+use super::super::product::Product;
 use super::engine::SemiSyncEngine;
 use super::feed::Feed;
 use super::place;
 
 /// How long the first bytes are waited for before the agent hears [`Followed::NotYet`], in looks.
 const FIRST: u32 = 300;
+/// How many transactions are much. (The engine says 100, of databases that write more.)
+const FAR: u64 = 5;
 
 impl SemiSyncEngine {
     pub(super) async fn follow_behind(&self, upstream: &Upstream, history: &History) -> Result<Followed, EngineError> {
@@ -35,9 +38,12 @@ impl SemiSyncEngine {
             if let Some(why) = place::parts_from(&own, history).filter(|_| !unnoticed) {
                 return Ok(Followed::Diverged(why));
             }
-            // One that lags takes what is there already without acknowledging it: not where commits may wait.
+            // One that lags takes what is there already without acknowledging it: not where commits may wait for it, and it would
+            // never acknowledge what it has received so.
             let begins = history.forks.last().is_some_and(|fork| fork.end == history.end);
-            let behind = Some(history.end).filter(|there| begins && end < *there);
+            let others = self.hand.with(|w, i| w.product == Product::MySql || w.is_acknowledged_without(up, i));
+            let far = history.end.saturating_sub(end) > FAR;
+            let behind = Some(history.end).filter(|there| (begins && end < *there) || (others && far));
             self.hand.takes(1, 5).await;
             self.hand.with(|w, i| {
                 let now = w.now;

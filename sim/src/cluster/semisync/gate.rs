@@ -46,6 +46,11 @@ impl World {
         self.inside(i).any(|(_, acknowledges)| acknowledges)
     }
 
+    /// The same, of others than this one.
+    pub(super) fn is_acknowledged_without(&self, i: usize, standby: usize) -> bool {
+        self.inside(i).any(|(k, acknowledges)| acknowledges && k != standby)
+    }
+
     /// Is one connected as such whose acknowledgements do not count (any more)?
     pub(super) fn has_former(&self, i: usize) -> bool {
         let counted = self.machines.get(i).map(|m| m.db.semi.counted.clone()).unwrap_or_default();
