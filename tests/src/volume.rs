@@ -115,10 +115,8 @@ impl OnVolume {
 
 /// As the node's log says.
 fn new_copies(cluster: &Cluster, node: &str) -> Result<Vec<u64>> {
-    let dir = &cluster.node(node).dir;
-    let logs = ["log/agent.log", "harness.log"].map(|log| fs::read(dir.join(log)).unwrap_or_default()).concat();
-    let logs = String::from_utf8_lossy(&logs);
-    let lines = logs.lines().filter(|l| l.contains("a new copy is in place"));
+    let said = cluster.node(node).said();
+    let lines = said.lines().filter(|l| l.contains("a new copy is in place"));
     let sent = |line: &str| line.split_once("sent=")?.1.split_whitespace().next()?.parse().ok();
     lines.map(|line| sent(line).with_context(|| format!("how much was sent: {line}"))).collect()
 }

@@ -32,6 +32,14 @@ impl Node {
         self.dir.join("data")
     }
 
+    /// All that its agent has said so far.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let logs =
+            ["log/agent.log", "harness.log"].map(|log| fs::read(self.dir.join(log)).unwrap_or_default()).concat();
+        String::from_utf8_lossy(&logs).into_owned()
+    }
+
     /// The processes that are a part of it: its agent, its guard, its database, and tools that these run.
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {

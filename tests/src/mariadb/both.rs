@@ -1,6 +1,6 @@
 //! Scenarios that both are put through.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{knows_mariadb, knows_mysql};
 use crate::cluster::{Database, Options};
@@ -29,5 +29,21 @@ pub fn on(database: Database, name: &str, options: Options, body: impl FnOnce(&S
         eprintln!("NOT TRIED: {e:#}");
         return;
     }
-    scenario(&format!("{letter}-{name}"), &options.with(database), body);
+    scenario(&format!("{letter}-{name}"), &options.with(database), |s| {
+        s.cluster.wait_healthy()?;
+        first_copies_came_at_once(s)?;
+        body(s)
+    });
+}
+
+/// Two standbys ask for their first copies at the same moment, and each gets one. No fault has happened yet.
+fn first_copies_came_at_once(s: &Scenario) -> Result<()> {
+    for node in s.cluster.nodes() {
+        let said = node.said();
+        let failed =
+            |line: &&str| line.contains("can't copy the primary's data") && !line.contains("is not the primary");
+        let failed: Vec<&str> = said.lines().filter(failed).collect();
+        ensure!(failed.is_empty(), "the first copy of {} failed: {failed:?}", node.name);
+    }
+    Ok(())
 }

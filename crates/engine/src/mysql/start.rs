@@ -177,8 +177,9 @@ impl Mysql {
         Ok((order, cuts))
     }
 
-    /// For the database's own tools: a password is not for their command lines, which everybody can read.
-    pub(super) fn write_credentials(&self) -> Result<(), EngineError> {
+    /// For the database's own tools: a password is not for their command lines, which everybody can read. At a start only: two nodes
+    /// may want a copy at once.
+    fn write_credentials(&self) -> Result<(), EngineError> {
         let quoted = self.config.superuser_password.replace('\\', "\\\\").replace('"', "\\\"");
         let text = format!(
             "[client]\nuser = {}\npassword = \"{quoted}\"\nsocket = {}\n",

@@ -1,6 +1,6 @@
 //! The way of the log from the primary's database to a standby's, through both agents.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -68,7 +68,13 @@ impl Mysql {
             Ask::Copy => Self::serve_copy(this, from, stream).await,
             Ask::Nothing => Ok(()),
         };
-        if let Err(error) = outcome {
+        let Err(error) = outcome else { return };
+        let left =
+            matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+        if ask == Ask::Copy && !left {
+            // The other node sees an end only, and not why.
+            tracing::warn!(to = %from, %error, "can't copy the data to another node");
+        } else {
             tracing::debug!(%from, ?ask, %error, "a stream to another node's engine has ended");
         }
     }

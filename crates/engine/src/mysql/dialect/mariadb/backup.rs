@@ -26,7 +26,6 @@ impl Mysql {
     /// Lets the database's own tool read the data, and sends it in pieces. An empty piece says that it is whole; a stream
     /// that ends without one is not.
     pub(crate) async fn send_backup(&self, to: &NodeName, mut stream: BoxStream) -> io::Result<()> {
-        self.write_credentials().map_err(io::Error::other)?;
         let program = self.binaries.tool("mariadb-backup");
         let mut command = Command::new(&program);
         command.arg(format!("--defaults-extra-file={}", self.paths.credentials().display()));
