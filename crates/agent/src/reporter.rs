@@ -235,9 +235,13 @@ fn status(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) -> Nod
         writable: false,
         progress,
         verification: node.verification.borrow().clone().filter(|_| role == Role::Primary),
-        problem: doing.problem.as_ref().or(doing.failed.as_ref().map(|(_, why)| why)).map(|why| plain(why)),
+        problem: problem(seen, doing).map(|why| plain(why)),
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
     }
+}
+
+fn problem<'a>(seen: &'a Inspection, doing: &'a Doing) -> Option<&'a String> {
+    doing.problem.as_ref().or(doing.failed.as_ref().map(|(_, why)| why)).or(seen.not_ready.as_ref())
 }
 
 fn node_state(node: &Node, seen: &Inspection, doing: &Doing, report: &Report) -> NodeState {

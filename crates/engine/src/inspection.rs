@@ -45,6 +45,8 @@ pub struct Inspection {
     pub rewind_ready: bool,
     /// On a standby that should stream and does not: what the database last said about it.
     pub receiver_error: Option<String>,
+    /// Of a database that has been starting for long: why it is not taken to be up yet.
+    pub not_ready: Option<String>,
 }
 
 /// The state of the copy on disk.
@@ -118,6 +120,7 @@ impl Inspection {
             standbys: BTreeMap::new(),
             rewind_ready: false,
             receiver_error: None,
+            not_ready: None,
         }
     }
 }

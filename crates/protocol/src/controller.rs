@@ -207,8 +207,10 @@ impl Controller {
         if now.since(remembered(&mut self.closed, state.epoch, now)) < CLOSED {
             return Vec::new();
         }
-        let text =
-            format!("no commit passes through the sync rule of epoch {}: {} stays closed", state.epoch, held.primary);
+        let text = format!(
+            "{} has not opened in epoch {}: its database is not up yet, or no commit passes through the sync rule",
+            held.primary, state.epoch
+        );
         alarm(state, NOT_OPEN, text)
     }
 

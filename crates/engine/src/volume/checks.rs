@@ -15,6 +15,8 @@ use super::spec::{Check, DatabaseSpec, How, Program};
 const BROKEN: Duration = Duration::from_millis(100);
 /// How much of an answer is looked at.
 const ANSWER: usize = 64 << 10;
+/// A start that takes longer is one that somebody may ask about.
+const LONG: Duration = Duration::from_secs(5);
 
 /// A database does not answer as it should.
 #[derive(Debug, thiserror::Error)]
@@ -93,16 +95,18 @@ impl DatabaseSpec {
         }
     }
 
-    /// Asks until it answers. The caller watches whether it still runs, and drops the future when not.
+    /// Asks until it answers. Once that takes long, `not_yet` is told each failure. The caller watches whether it still runs, and drops
+    /// the future when not.
     ///
     /// # Errors
     /// [`CheckError`]: the last failure, once the time for the start is over.
-    pub async fn until_ready(&self) -> Result<(), CheckError> {
-        let give_up = Instant::now() + self.ready.within;
+    pub async fn until_ready(&self, not_yet: impl Fn(&CheckError)) -> Result<(), CheckError> {
+        let began = Instant::now();
         loop {
             match self.ask(&self.ready.check).await {
                 Ok(()) => return Ok(()),
-                Err(e) if Instant::now() >= give_up => return Err(e),
+                Err(e) if began.elapsed() >= self.ready.within => return Err(e),
+                Err(e) if began.elapsed() >= LONG => not_yet(&e),
                 Err(e) => tracing::trace!(error = %e, "not up yet"),
             }
             sleep(self.ready.check.every).await;

@@ -6,6 +6,7 @@ use trine_protocol::NodeName;
 use trine_volume::Follower;
 
 use super::following::Flow;
+use super::serving::Up;
 use super::site::Inner;
 use crate::{CopyId, DataCopy, Inspection, Process, Role, StandbySeen};
 
@@ -24,6 +25,9 @@ impl Inner {
         if let Some(since) = open.silent {
             seen.silent = self.clock.now().since(since);
             seen.process = Process::Hung;
+        }
+        if open.serving.as_ref().is_some_and(|s| *s.up().borrow() == Up::Starting) {
+            seen.not_ready = self.instance.not_ready();
         }
         let Some(volume) = &open.volume else { return seen };
         let now = *volume.progress().borrow();

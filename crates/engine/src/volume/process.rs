@@ -32,6 +32,8 @@ pub struct Instance {
     mark: Arc<AtomicU64>,
     /// The guard's newest deadline, in nanoseconds of the lease's clock; 0: none yet.
     deadline: Arc<AtomicU64>,
+    /// Why a start that takes long is not over yet.
+    not_ready: Arc<watch::Sender<Option<String>>>,
 }
 
 /// What runs.
@@ -80,7 +82,8 @@ impl Instance {
                 Kind::Container(containers, Box::new(container.clone()))
             }
         };
-        Self { spec, guard, run, kind, log: logs.join("database.log"), mark: Arc::default(), deadline: Arc::default() }
+        let (log, not_ready) = (logs.join("database.log"), Arc::new(watch::channel(None).0));
+        Self { spec, guard, run, kind, log, mark: Arc::default(), deadline: Arc::default(), not_ready }
     }
 
     /// What it runs.
@@ -124,8 +127,14 @@ impl Instance {
         }
         let mut state = self.guard.state();
         let pid = self.guard.pids().map(|(_, database)| database);
+        self.not_ready.send_replace(None);
+        let not_yet = |error: &CheckError| {
+            if self.not_ready.send_replace(Some(format!("its database is not ready yet: {error}"))).is_none() {
+                tracing::warn!(%error, "the database runs, and is not ready yet");
+            }
+        };
         let ready = tokio::select! {
-            ready = self.spec.until_ready() => Some(ready),
+            ready = self.spec.until_ready(not_yet) => Some(ready),
             _ = state.wait_for(|s| *s == Process::Stopped) => None,
         };
         let why = match (ready, pid) {
@@ -146,6 +155,12 @@ impl Instance {
         let lines: Vec<&str> = text.lines().collect();
         let log = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n");
         EngineError::StartFailed { why, log }
+    }
+
+    /// Of a start that takes long: why the database is not taken to be up yet. Of a start that is over it is the last word.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        self.not_ready.borrow().clone()
     }
 
     /// Returns once so many health checks in a row have failed that it hangs: the last failure. Begin it when it is ready.

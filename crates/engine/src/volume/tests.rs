@@ -192,6 +192,19 @@ async fn a_redis_that_is_loading_is_asked_again_soon() {
     let spec =
         over.complete().unwrap().resolve(Place::of(dir.path(), "127.0.0.2".parse().unwrap(), port, "pw")).unwrap();
     assert!(spec.ready.check.deadline > Duration::from_secs(4));
-    tokio::time::timeout(Duration::from_secs(2), spec.until_ready()).await.expect("the second try").unwrap();
+    tokio::time::timeout(Duration::from_secs(2), spec.until_ready(|_| ())).await.expect("the second try").unwrap();
     redis.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_that_takes_long_says_why() {
+    let dir = open_folder();
+    let text = "command = 'sh'\nready = { command = ['sh', '-c', 'echo no licence; exit 3'], within_ms = 5500 }";
+    let spec = part(&format!("{}{text}", user())).complete().unwrap().resolve(place(dir.path())).unwrap();
+    spec.prepare().unwrap();
+    let told = std::sync::Mutex::new(Vec::new());
+    let ended = spec.until_ready(|e| told.lock().unwrap().push(e.to_string())).await;
+    assert!(ended.unwrap_err().to_string().contains("no licence"));
+    let told = told.into_inner().unwrap();
+    assert!(told.first().is_some_and(|why| why.contains("no licence")), "{told:?}");
 }
