@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A Docker for the tests: prints the socket of the one that runs, or of one that it starts, and makes images of this
-# machine's Redis and Python there (no registry is asked). Fails, with the reason, where none can run.
+# machine's Redis, Python and, when it has one, Firebird there (no registry is asked). Fails, with the reason, where none
+# can run.
 #
 # The daemon that it starts is the tests' own, and stays for the next ones; `docker-for-tests.sh down` ends it.
 # TRINE_TEST_DOCKER is the socket of another to try first: /run/podman/podman.sock.
@@ -61,15 +62,22 @@ put() {
     done
 }
 
-# Makes an image of programs, unless it is there; python's modules come with python.
+# Makes an image of programs, unless it is there; python's modules come with python. A path is a file, or a folder with all
+# that is in it, that the programs look for.
 image() {
     local name=$1 program
     shift
     if docker -H "unix://$socket" image inspect "$name" >/dev/null 2>&1; then return; fi
     root=$(mktemp -d)
+    # The container's `/`, which the database's user has to pass.
+    chmod 755 "$root"
     trap 'rm -rf "$root"' EXIT
     for program in "$@"; do
-        put "$(readlink -f "$(PATH=/usr/bin:$PATH type -P "$program")")" "/usr/bin/$program"
+        if [[ $program == /* ]]; then
+            find "$program" \( -type f -o -type l \) -exec test -f {} \; -print | while read -r file; do put "$file"; done
+            continue
+        fi
+        put "$(readlink -f "$(PATH=/usr/bin:$PATH:/usr/sbin type -P "$program")")" "/usr/bin/$program"
         if [ "$program" = python3 ]; then
             local modules
             modules=$(/usr/bin/python3 -c 'import os; print(os.path.dirname(os.__file__))')
@@ -87,4 +95,9 @@ image() {
 
 image trine-tests/redis:1 redis-server redis-cli sh test sleep
 image trine-tests/python:1 python3
+if command -v isql-fb >/dev/null; then
+    # What it loads by name: its plug-ins, and the letters of the world. socat, as it listens on TCP only.
+    image trine-tests/firebird:1 firebird isql-fb sh test rm socat /usr/lib/*/firebird /usr/share/firebird \
+        /usr/lib/*/libicu{uc,i18n,data}.so.[0-9][0-9]
+fi
 echo "$socket"

@@ -38,6 +38,9 @@ package() {
         sqlite)    apt=sqlite3    dnf=sqlite       apk=sqlite     pacman=sqlite ;;
         python)    apt=python3    dnf=python3      apk=python3    pacman=python ;;
         docker)    apt=docker.io  dnf=moby-engine  apk=docker     pacman=docker ;;
+        # As Debian packages it: elsewhere programs and folders have other names.
+        firebird)  apt="firebird3.0-server firebird3.0-utils" dnf= apk= pacman= ;;
+        socat)     apt=socat      dnf=socat        apk=socat      pacman=socat ;;
         haproxy)   apt=haproxy    dnf=haproxy      apk=haproxy    pacman=haproxy ;;
         cc)        apt=gcc        dnf=gcc          apk="gcc musl-dev" pacman=gcc ;;
         *) die "no package is known for $1" ;;
@@ -79,10 +82,14 @@ for what in "$@"; do
             if [ "$what" = tests ]; then
                 have sqlite3 || need sqlite
                 have python3 || need python
+                if [ "$manager" = apt ]; then
+                    if ! have firebird || ! have isql-fb || ! have gfix; then need firebird; fi
+                fi
             fi
             # The tests start a daemon of their own when none runs, which only root can.
             if [ "$what" = tests ] && [ "$(id -u)" -eq 0 ]; then
                 if ! have dockerd || ! have docker; then need docker; fi
+                have socat || need socat
             fi
             if [ "$what" = bench ]; then have haproxy || need haproxy; fi
             ;;
@@ -131,23 +138,20 @@ case "$manager" in
                 changed=1
             fi
         fi
-        # Nor is a Redis of its own started on port 6379, now or when the machine starts.
-        own_redis=
-        if printf '%s\n' "${packages[@]}" | grep -qx redis-server && have systemctl; then own_redis=1; fi
-        if [ -n "$own_redis" ]; then "${as_root[@]}" systemctl mask redis-server >/dev/null 2>&1 || true; fi
-        # Nor a Docker: the tests start one, and end it.
-        own_docker=
-        if printf '%s\n' "${packages[@]}" | grep -qx docker.io && have systemctl; then own_docker=1; fi
-        if [ -n "$own_docker" ]; then "${as_root[@]}" systemctl mask docker.service docker.socket >/dev/null 2>&1 || true; fi
+        # Nor is a Redis of its own started on port 6379, a Firebird on 3050, or a Docker, now or when the machine starts.
+        quiet=()
+        if have systemctl; then
+            for service in redis-server:redis-server docker.io:docker.service docker.io:docker.socket \
+                firebird3.0-server:firebird3.0.service; do
+                if printf '%s\n' "${packages[@]}" | grep -qxF "${service%%:*}"; then quiet+=("${service#*:}"); fi
+            done
+        fi
+        for service in "${quiet[@]}"; do "${as_root[@]}" systemctl mask "$service" >/dev/null 2>&1 || true; done
         apt install --no-install-recommends "${packages[@]}"
-        if [ -n "$own_redis" ]; then
-            "${as_root[@]}" systemctl unmask redis-server >/dev/null 2>&1 || true
-            "${as_root[@]}" systemctl disable redis-server >/dev/null 2>&1 || true
-        fi
-        if [ -n "$own_docker" ]; then
-            "${as_root[@]}" systemctl unmask docker.service docker.socket >/dev/null 2>&1 || true
-            "${as_root[@]}" systemctl disable docker.service docker.socket >/dev/null 2>&1 || true
-        fi
+        for service in "${quiet[@]}"; do
+            "${as_root[@]}" systemctl unmask "$service" >/dev/null 2>&1 || true
+            "${as_root[@]}" systemctl disable "$service" >/dev/null 2>&1 || true
+        done
         if [ -n "$changed" ]; then "${as_root[@]}" mv "$config.before-trine" "$config"; fi
         ;;
     dnf) "${as_root[@]}" dnf -y install "${packages[@]}" ;;

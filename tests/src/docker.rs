@@ -9,10 +9,13 @@ use anyhow::{Context as _, Result};
 use crate::namespace::run;
 use crate::process::{self, Process};
 
-/// The images that `scripts/docker-for-tests.sh` makes of this machine's Redis and of its Python, which has SQLite.
+/// The images that `scripts/docker-for-tests.sh` makes of this machine's Redis, of its Python, which has SQLite, and of its
+/// Firebird, where there is one.
 pub const REDIS: &str = "trine-tests/redis:1";
 /// See [`REDIS`].
 pub const PYTHON: &str = "trine-tests/python:1";
+/// See [`REDIS`].
+pub const FIREBIRD: &str = "trine-tests/firebird:1";
 
 /// A daemon that answers, and has the images of the tests.
 #[derive(Clone, Debug)]

@@ -62,6 +62,19 @@ fn firebird_on_a_volume_loses_nothing() {
 }
 
 #[test]
+fn firebird_in_containers_loses_nothing() {
+    if !on_path("isql-fb") {
+        eprintln!("NOT TRIED: there is no Firebird here (package firebird3.0-server)");
+        return;
+    }
+    if let Err(e) = Docker::ready() {
+        eprintln!("NOT TRIED: {e:#}");
+        return;
+    }
+    torture(Engine::FirebirdDocker, 189, 8, 7);
+}
+
+#[test]
 fn sqlite_on_a_volume_loses_nothing() {
     torture(Engine::Sqlite, 385, 8, 7);
 }

@@ -30,6 +30,8 @@ pub enum Engine {
     RedisDocker,
     /// Firebird with forced writes, on a replicated volume.
     Firebird,
+    /// The same Firebird in a container of Docker.
+    FirebirdDocker,
     /// SQLite behind the small server of its preset, on a replicated volume.
     Sqlite,
     /// The same server in a container of Docker.
@@ -54,6 +56,7 @@ impl Engine {
             Self::Redis => "redis",
             Self::RedisDocker => "redis-docker",
             Self::Firebird => "firebird",
+            Self::FirebirdDocker => "firebird-docker",
             Self::Sqlite => "sqlite",
             Self::SqliteDocker => "sqlite-docker",
             Self::Mariadb => "mariadb",
@@ -79,6 +82,16 @@ impl Engine {
                 let options = options.volume("redis").set(NUMBERS);
                 Ok(options.in_container(Docker::ready()?, docker::REDIS, "{run}/redis.sock"))
             }
+            Self::FirebirdDocker => {
+                let socket = "{run}/firebird.sock";
+                // An image makes its first data itself, and this server listens on TCP only.
+                let first = "rm -f {data}/* && isql-fb -q -bail -i {run}/init.sql && : > {data}/made";
+                let relay = format!("socat UNIX-LISTEN:{socket},fork,mode=0666 TCP:127.0.0.1:{{port}}");
+                let script = format!("test -f {{data}}/made || {{{{ {first}; }}}} || exit; {relay} & exec firebird");
+                let options = options.volume("firebird").set(NUMBERS);
+                let options = options.set(&format!("database.args=[\"sh\", \"-c\", {script:?}]"));
+                Ok(options.in_container(Docker::ready()?, docker::FIREBIRD, socket))
+            }
             Self::SqliteDocker => {
                 let socket = "{run}/db.sock";
                 let options = options.volume("sqlite").set(NUMBERS).set(&format!("database.env.SOCKET={socket}"));
@@ -89,7 +102,7 @@ impl Engine {
 
     /// Does its database run in a container?
     const fn is_contained(self) -> bool {
-        matches!(self, Self::RedisDocker | Self::SqliteDocker)
+        matches!(self, Self::RedisDocker | Self::FirebirdDocker | Self::SqliteDocker)
     }
 
     /// Can this happen to a node of this role at all? On a volume only the primary runs a database, and the volume's log goes
@@ -120,7 +133,7 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::prepare(cluster, registers),
             Self::Redis | Self::RedisDocker => Ok(()),
-            Self::Firebird => Firebird::prepare(cluster, registers),
+            Self::Firebird | Self::FirebirdDocker => Firebird::prepare(cluster, registers),
             Self::Sqlite | Self::SqliteDocker => Sqlite::prepare(cluster, registers),
             Self::Mariadb | Self::MariadbVolume | Self::Mysql => Mariadb::prepare(cluster, registers),
         }
@@ -134,7 +147,9 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Redis | Self::RedisDocker => Redis::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
-            Self::Firebird => Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
+            Self::Firebird | Self::FirebirdDocker => {
+                Firebird::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>)
+            }
             Self::Sqlite | Self::SqliteDocker => Sqlite::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>),
             Self::Mariadb | Self::MariadbVolume | Self::Mysql => {
                 Mariadb::open(dsn, each).await.map(|s| Box::new(s) as Box<dyn Session>)
@@ -151,7 +166,7 @@ impl Engine {
         match self {
             Self::Postgres => Postgres::list(dsn).await,
             Self::Redis | Self::RedisDocker => Redis::list(dsn).await,
-            Self::Firebird => Firebird::list(dsn).await,
+            Self::Firebird | Self::FirebirdDocker => Firebird::list(dsn).await,
             Self::Sqlite | Self::SqliteDocker => Sqlite::list(dsn).await,
             Self::Mariadb | Self::MariadbVolume | Self::Mysql => Mariadb::list(dsn).await,
         }
@@ -166,7 +181,7 @@ impl Engine {
         match self {
             Self::Postgres => checks::amcheck(cluster).map(|()| "pg_amcheck finds nothing".to_owned()),
             Self::Redis | Self::RedisDocker => verify::each_copy(cluster, verify::redis),
-            Self::Firebird => verify::each_copy(cluster, verify::firebird),
+            Self::Firebird | Self::FirebirdDocker => verify::each_copy(cluster, verify::firebird),
             Self::Sqlite | Self::SqliteDocker => verify::each_copy(cluster, verify::sqlite),
             Self::Mariadb | Self::Mysql => mariadb::copies::check(cluster),
             Self::MariadbVolume => verify::each_copy(cluster, verify::mariadb),
@@ -184,7 +199,7 @@ impl Engine {
             Self::Postgres => crate::postgres::bin_dir().map(|d| run(&d.join("postgres"))).unwrap_or_default(),
             // `Redis server v=7.0.15 sha=…`
             // `gfix version LI-V3.0.11.33703 Firebird 3.0`
-            Self::Firebird => ask("gfix".as_ref(), "-z").replace("gfix version", "Firebird"),
+            Self::Firebird | Self::FirebirdDocker => ask("gfix".as_ref(), "-z").replace("gfix version", "Firebird"),
             Self::Sqlite | Self::SqliteDocker => {
                 format!("SQLite {}", run("sqlite3".as_ref()).split(' ').next().unwrap_or_default())
             }
