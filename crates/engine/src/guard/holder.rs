@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use bollard::container::AttachContainerResults;
 use bollard::errors::Error;
-use bollard::query_parameters::{AttachContainerOptionsBuilder, InspectContainerOptions, StartContainerOptions};
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, InspectContainerOptions, StartContainerOptions, WaitContainerOptions,
+};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures::StreamExt;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -106,12 +108,13 @@ impl Held {
             }
         }
         let _ = timeout(LAST_WORDS, output).await;
+        let code = timeout(LAST_WORDS, exit_code(docker, id)).await.ok().flatten();
         let asked = timeout(LAST_WORDS, docker.inspect_container(id, None::<InspectContainerOptions>)).await;
         let state = asked.ok().and_then(Result::ok).and_then(|c| c.state).unwrap_or_default();
         if state.oom_killed == Some(true) {
             say("trine: the kernel ended it: it used more memory than database.memory_mb allows");
         }
-        Ok(ExitCode::from(state.exit_code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
+        Ok(ExitCode::from(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
     }
 
     /// A daemon that runs in a mount namespace of its own gives the container what is below the mount: a folder of this
@@ -133,6 +136,16 @@ impl Held {
                 self.data.1.display()
             )),
         }
+    }
+}
+
+/// Podman notices an end some time after it: until then it calls the container running, with exit code 0.
+async fn exit_code(docker: &Docker, id: &str) -> Option<i64> {
+    let mut waits = std::pin::pin!(docker.wait_container(id, None::<WaitContainerOptions>));
+    match waits.next().await? {
+        Ok(ended) => Some(ended.status_code),
+        Err(Error::DockerContainerWaitError { code, .. }) => Some(code),
+        Err(_) => None,
     }
 }
 

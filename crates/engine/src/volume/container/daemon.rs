@@ -76,6 +76,10 @@ impl Containers {
         if let Listen::Tcp(at) = self.spec.listen {
             port_is_free(at).await?;
         }
+        // Podman would make an empty one.
+        if let Some(missing) = c.mounts.iter().find(|b| !b.source.exists()) {
+            return Err(ContainerError::NoSource { folder: missing.source.clone() });
+        }
         self.image(&docker, &socket, c).await?;
         let gate = new_gate(self.record.parent().unwrap_or(Path::new("/"))).map_err(|source| ContainerError::File {
             action: "make a folder in",
@@ -204,9 +208,9 @@ pub(in crate::volume) async fn run_inside(c: &ContainerSpec, words: Vec<String>)
 }
 
 /// Whoever has the port would be taken for the database, or the daemon's own words would come late. The daemon's proxy of the
-/// container before may have it for a moment still.
+/// container before may have it for a moment still, with Podman for a second and longer.
 async fn port_is_free(at: SocketAddr) -> Result<(), ContainerError> {
-    const LOOKS: u32 = 20;
+    const LOOKS: u32 = 100;
     for look in 1.. {
         match std::net::TcpListener::bind(at) {
             Ok(_) => break,

@@ -49,6 +49,12 @@ pub enum ContainerError {
         /// The volume's.
         data_path: PathBuf,
     },
+    /// There is nothing to mount.
+    #[error("database.mounts: there is no {}; make that folder, or correct the path", folder.display())]
+    NoSource {
+        /// What should be there.
+        folder: PathBuf,
+    },
     /// It may not be fetched.
     #[error(
         "database.image: {image} is not on this machine, and database.pull is \"never\": load it (docker load, docker pull), \
