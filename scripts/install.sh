@@ -127,6 +127,12 @@ apt() {
 case "$manager" in
     apt)
         apt update
+        # Not every release has this Firebird: its tests say so then.
+        if ! apt-cache show firebird3.0-server >/dev/null 2>&1; then
+            for i in "${!packages[@]}"; do
+                case "${packages[i]}" in firebird*) unset "packages[i]" ;; esac
+            done
+        fi
         config=/etc/postgresql-common/createcluster.conf
         changed=
         if printf '%s\n' "${packages[@]}" | grep -qx postgresql; then
